@@ -1,0 +1,36 @@
+# The two commands: `make demo` and `make test`. Both make their own virtual environment once.
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+SOURCE ?= demo/photos
+OUTPUT ?= demo/output
+STAMP := $(VENV)/.installed
+
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+
+.PHONY: demo test check chaos clean install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## dehaze real photographs with the built-in model; SOURCE=folder takes your own
+	$(PY) -m flows.demo $(SOURCE) $(OUTPUT)
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+chaos: $(STAMP)  ## the long fault tests
+	$(PY) -m pytest -m chaos -s
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

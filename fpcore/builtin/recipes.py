@@ -1,0 +1,137 @@
+"""What each built-in model is and how its training examples are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fpcore.builtin.photographs import Crops
+from fpcore.builtin.rendered_haze import render_haze
+from fpcore.builtin.text import frequent_words
+
+HAZE_LEVELS = ("clear", "faint haze", "light haze", "moderate haze", "thick haze", "dense haze")
+"""Prompts for a growing amount of haze (1 − mean transmission), evenly spaced from 0 to ``DENSEST``."""
+DENSEST = 0.8
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A condition per example: the interpolation (1 − w) · prompts[low] + w · prompts[high] of two prompts' embeddings."""
+
+    prompts: list[str]
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of a built-in model, in diffusers' words."""
+
+    image_size: int
+    patch_size: int
+    block_out_channels: tuple[int, ...]
+    text_width: int
+    text_layers: int
+    max_length: int
+    crops_per_photo: int
+    batch_size: int
+    layers_per_block: int = 1
+
+    def words(self, crops: Crops) -> list[str]:
+        """The tokenizer's whole words."""
+        raise NotImplementedError
+
+    def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
+        """A batch of pixels (B, 3, S, S) in [-1, 1] and their conditions."""
+        raise NotImplementedError
+
+
+def _photographs(crops: Crops, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """``count`` random crops (count, 3, S, S) in [0, 1], half of them mirrored, and their photographs' indices."""
+    chosen = torch.randint(len(crops.pixels), (count,), generator=generator)
+    pixels = crops.pixels[chosen].float() / 255
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels), crops.photo[chosen]
+
+
+@dataclass(frozen=True)
+class HazeRecipe(Recipe):
+    """``builtin:haze``: 32 × 32 pixels, told how much haze there is, or that there is some, or nothing."""
+
+    image_size: int = 32
+    patch_size: int = 4
+    block_out_channels: tuple[int, ...] = (96, 128)
+    text_width: int = 64
+    text_layers: int = 1
+    max_length: int = 8
+    crops_per_photo: int = 12
+    batch_size: int = 96
+    prompts: list[str] = field(default_factory=lambda: ["", "haze", *HAZE_LEVELS])
+
+    def words(self, crops: Crops) -> list[str]:
+        return ["haze", "hazy", "fog", "foggy", "mist", *" ".join(HAZE_LEVELS).split(), "a", "photo", "of"]
+
+    def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
+        """Two renderings of each photograph, under independent amounts of haze and kinds of prompt.
+
+        Kinds: 12 % null text (half of them hazy), 16 % "haze", 28 % clear, the rest a graded amount in words.
+        """
+        photographs, _ = _photographs(crops, self.batch_size // 2, generator)
+        gamma = torch.exp(0.2 * torch.randn((len(photographs), 1, 1, 1), generator=generator)).clamp(0.65, 1.5)
+        clear = (photographs**gamma).repeat(2, 1, 1, 1)
+        b = len(clear)
+        kind = torch.rand(b, generator=generator)
+        amount = torch.rand(b, generator=generator) * DENSEST
+        is_clear = (kind < 0.06) | ((kind >= 0.28) & (kind < 0.56))
+        haze = render_haze(clear, torch.where(is_clear, torch.zeros(b), amount), generator)
+        position = (haze.amount / DENSEST * (len(HAZE_LEVELS) - 1)).clamp(0, len(HAZE_LEVELS) - 1 - 1e-4)
+        low, first = position.long(), self.prompts.index(HAZE_LEVELS[0])
+        weight = torch.where(kind < 0.28, torch.zeros(b), position - low)
+        low = torch.where(kind < 0.12, 0, torch.where(kind < 0.28, 1, first + low))
+        high = torch.where(kind < 0.28, low, low + 1)
+        return haze.image * 2 - 1, Mixture(self.prompts, low, high, weight)
+
+
+@dataclass(frozen=True)
+class ScenesRecipe(Recipe):
+    """``builtin:scenes``: 64 × 64 pixels under captions."""
+
+    image_size: int = 64
+    patch_size: int = 4
+    block_out_channels: tuple[int, ...] = (128, 192, 256)
+    text_width: int = 128
+    text_layers: int = 2
+    max_length: int = 24
+    crops_per_photo: int = 8
+    batch_size: int = 64
+
+    def words(self, crops: Crops) -> list[str]:
+        return frequent_words((text for texts in crops.captions for text in texts), least=3)
+
+    def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
+        """Photographs under one of their captions, 10 % under the null text."""
+        pixels, photo = _photographs(crops, self.batch_size, generator)
+        dropped = torch.rand(len(photo), generator=generator) < 0.1
+        pick = torch.rand(len(photo), generator=generator)
+        prompts = [
+            "" if d or not (texts := crops.captions[p]) else texts[int(r * len(texts))]
+            for p, d, r in zip(photo.tolist(), dropped.tolist(), pick.tolist(), strict=True)
+        ]
+        index = torch.arange(len(prompts))
+        return pixels * 2 - 1, Mixture(prompts, index, index, torch.zeros(len(prompts)))
+
+
+RECIPES: dict[str, Recipe] = {"haze": HazeRecipe(), "scenes": ScenesRecipe()}
+
+
+def default_folders(name: str, data: Path) -> Sequence[Path]:
+    """Where the photographs of a recipe lie under the data folder."""
+    return [data / "scenes", data / "flickr8k_subset", data / "wallpapers"] if name == "haze" else [
+        data / "scenes",
+        data / "flickr8k_subset",
+    ]

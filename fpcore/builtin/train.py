@@ -1,0 +1,196 @@
+"""Train a built-in model: ``python -m fpcore.builtin.train haze --data DIR --out DIR``.
+
+v-prediction (Salimans & Ho 2022) under a cosine schedule that ends near zero signal, AdamW, an exponential moving
+average, a constant learning rate that falls to zero over the last quarter. Interrupted, the same command resumes from its checkpoint;
+``model/`` in the output is a diffusers folder like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+
+from fpcore.builtin.photographs import load_crops
+from fpcore.builtin.recipes import RECIPES, Mixture, Recipe, default_folders
+from fpcore.builtin.text import build_text_encoder, build_tokenizer, token_ids
+from fpcore.models.codec import SpaceToDepth
+
+log = logging.getLogger("fpcore.builtin.train")
+
+
+def cosine_betas(steps: int = 1000, last_alpha_bar: float = 6e-5, offset: float = 0.008) -> list[float]:
+    """Betas of ᾱ(u) = cos²(((u + s)/(1 + s)) · π/2 · k) (Nichol & Dhariwal 2021), k chosen so that ᾱ_T = ``last_alpha_bar``."""
+    k = math.acos(math.sqrt(last_alpha_bar)) / (math.pi / 2)
+    angles = [(u / steps + offset) / (1 + offset) * math.pi / 2 * k for u in range(steps + 1)]
+    alpha_bar = [math.cos(a) ** 2 for a in angles]
+    return [1 - alpha_bar[i + 1] / alpha_bar[i] for i in range(steps)]
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The schedule the built-in models are trained and used with."""
+    return DDIMScheduler(
+        trained_betas=cosine_betas(),
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing="trailing",
+    )
+
+
+class Denoiser(nn.Module):
+    """UNet and text encoder, trained together."""
+
+    def __init__(self, recipe: Recipe, tokenizer: object) -> None:
+        super().__init__()
+        channels, levels = 3 * recipe.patch_size**2, len(recipe.block_out_channels)
+        self.tokenizer = tokenizer
+        self.text_encoder = build_text_encoder(tokenizer, recipe.text_width, recipe.text_layers)  # type: ignore[arg-type]
+        self.unet = UNet2DConditionModel(
+            sample_size=recipe.image_size // recipe.patch_size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=recipe.block_out_channels,
+            layers_per_block=recipe.layers_per_block,
+            down_block_types=("CrossAttnDownBlock2D",) * levels,
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            cross_attention_dim=recipe.text_width,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor, t: Tensor, condition: Mixture) -> Tensor:
+        """The predicted velocity v, as z: (B, C, h, w)."""
+        device = z.device
+        unique = sorted(set(condition.prompts))
+        ids = token_ids(self.tokenizer, unique).to(device)  # type: ignore[arg-type]
+        embeddings = self.text_encoder(ids).last_hidden_state
+        row = torch.tensor([unique.index(p) for p in condition.prompts])
+        low, high = embeddings[row[condition.low].to(device)], embeddings[row[condition.high].to(device)]
+        mixed = torch.lerp(low, high, condition.weight.to(device, low.dtype).view(-1, 1, 1))
+        velocity: Tensor = self.unet(z, t, mixed).sample
+        return velocity
+
+
+def loss_per_row(model: Denoiser, scheduler: DDIMScheduler, z0: Tensor, condition: Mixture, g: torch.Generator) -> Tensor:
+    """Mean squared error of v per row. Both halves of the batch see the same noise at the same timestep."""
+    half = (len(z0) + 1) // 2
+    t = torch.randint(1000, (half,), generator=g).repeat(2)[: len(z0)].to(z0.device)
+    noise = torch.randn((half, *z0.shape[1:]), generator=g).repeat(2, 1, 1, 1)[: len(z0)].to(z0.device)
+    z = scheduler.add_noise(z0, noise, t)
+    target = scheduler.get_velocity(z0, noise, t)
+    with torch.autocast(z0.device.type, torch.bfloat16):
+        velocity = model(z, t, condition)
+    return F.mse_loss(velocity.float(), target, reduction="none").mean((1, 2, 3))
+
+
+@torch.no_grad()
+def sample(model: Denoiser, scheduler: DDIMScheduler, recipe: Recipe, prompts: list[str], per_prompt: int) -> Image.Image:
+    """A sheet of samples from the same noises, one row a prompt, 25 DDIM steps."""
+    scheduler.set_timesteps(25)
+    device = next(model.parameters()).device
+    channels, side = 3 * recipe.patch_size**2, recipe.image_size // recipe.patch_size
+    noise = torch.randn((per_prompt, channels, side, side), generator=torch.Generator().manual_seed(1))
+    z = noise.repeat(len(prompts), 1, 1, 1).to(device)
+    index = torch.arange(len(prompts)).repeat_interleave(per_prompt)
+    condition = Mixture(prompts, index, index, torch.zeros(len(index)))
+    for t in scheduler.timesteps:
+        velocity = model(z, t.expand(len(z)).to(device), condition).float()
+        z = scheduler.step(velocity, t, z).prev_sample
+    pixels = SpaceToDepth(recipe.patch_size).decode(z.cpu()).clamp(-1, 1)
+    size = recipe.image_size
+    sheet = pixels.view(len(prompts), per_prompt, 3, size, size).permute(0, 3, 1, 4, 2).reshape(len(prompts) * size, -1, 3)
+    return Image.fromarray(((sheet + 1) * 127.5).byte().numpy())
+
+
+def save_model(folder: Path, model: Denoiser, scheduler: DDIMScheduler, recipe: Recipe) -> None:
+    """Write a diffusers folder with fp16 weights."""
+    half = copy.deepcopy(model).half()
+    half.unet.save_pretrained(folder / "unet", safe_serialization=True)
+    half.text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+    scheduler.save_pretrained(folder / "scheduler")
+    SpaceToDepth(recipe.patch_size).save_config(folder / "vae")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m fpcore.builtin.train", description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--data", type=Path, required=True, help="folder of photographs, optionally captioned")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint, log, samples and model/ go here")
+    parser.add_argument("--iterations", type=int, default=5000)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--every", type=int, default=250, help="iterations between checkpoints")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train, or go on training, until ``--iterations``."""
+    args = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    recipe, device = RECIPES[args.name], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.out.mkdir(parents=True, exist_ok=True)
+    folders = [f for f in default_folders(args.name, args.data) if f.is_dir()] or [args.data]
+    crops = load_crops(folders, recipe.image_size, recipe.crops_per_photo, seed=args.seed)
+    log.info("%d crops of %d photographs", len(crops.pixels), len(crops.captions))
+    tokenizer = build_tokenizer(recipe.words(crops), recipe.max_length, args.out / "model" / "tokenizer")
+    model, scheduler = Denoiser(recipe, tokenizer).to(device), build_scheduler()
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.01, fused=True)
+    checkpoint, first = args.out / "checkpoint.pt", 0
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["iteration"]
+    codec, started, losses = SpaceToDepth(recipe.patch_size), time.monotonic(), []
+    for i in range(first, args.iterations):
+        generator = torch.Generator().manual_seed((args.seed << 32) + i)
+        rate = args.learning_rate * min(1.0, (i + 1) / 100, (args.iterations - i) / (0.25 * args.iterations))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        pixels, condition = recipe.draw(crops, generator)
+        loss = loss_per_row(model, scheduler, codec.encode(pixels).to(device), condition, generator).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(args.ema, (i + 1) / (i + 10))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        losses.append(loss.detach())
+        if (i + 1) % 50 == 0:
+            mean = float(torch.stack(losses).mean())
+            losses.clear()
+            speed = (i + 1 - first) * recipe.batch_size / (time.monotonic() - started)
+            log.info("iteration %d loss %.4f, %.0f samples/s", i + 1, mean, speed)
+            with (args.out / "loss.csv").open("a", newline="") as lines:
+                csv.writer(lines).writerow([i + 1, f"{mean:.5f}"])
+        if (i + 1) % args.every == 0 or i + 1 == args.iterations:
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "iteration": i + 1}, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            prompts = ["", "clear", "haze", "dense haze"] if args.name == "haze" else sorted({t for c in crops.captions[:1900] for t in c})[:11]
+            sample(average, scheduler, recipe, prompts, 8).save(args.out / f"samples-{i + 1:06d}.png")
+            save_model(args.out / "model", average, scheduler, recipe)
+    log.info("done: %s", np.round(time.monotonic() - started))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Arrow schemas, version 1: what a plan and a shard look like. The only place that names their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+FOOTER_KEY = b"fixpoint"
+"""Parquet footer entry of plans and shards: JSON with schema_version, attempt_id, configuration, versions, model digest."""
+
+STAGES = ("read", "encode", "invert", "sample", "decode", "render", "write")
+"""Where a photo's time goes; ``timings`` holds one number of seconds for each."""
+
+
+def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"description": meaning})
+
+
+PICTURE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+"""The Hugging Face image convention."""
+
+STEP = pa.struct(
+    [
+        _field("step", pa.int32(), "inversion step, 0 is the first away from the photo"),
+        _field("timestep", pa.int32(), "the model's timestep t that the step leads to"),
+        _field("iteration", pa.int32(), "fixed-point iteration within the step, from 1"),
+        _field("intra", pa.float32(), "RMS(f(z) - z)"),
+        _field("inter", pa.float32(), "RMS(f(z) - f(z')) of two paths; null where not measured"),
+        _field("bound", pa.float32(), "certified bound on RMS(f(z) - z*)"),
+        _field("rate", pa.float32(), "contraction rate used for the bound: max(r_t, estimated)"),
+    ]
+)
+
+PLAN = pa.schema(
+    [
+        _field("shard", pa.int32(), "shard of this plan that holds the photo, from 0"),
+        _field("row", pa.int32(), "row of the photo within its shard, from 0"),
+        _field("key", pa.string(), "relative path of the photo under the source; names its output picture"),
+        _field("uri", pa.string(), "where the photo's bytes are read from, without credentials"),
+        _field("size", pa.int64(), "bytes, where the listing tells"),
+        _field("etag", pa.string(), "entity tag or modification time, where the listing tells"),
+        _field("prompt", pa.string(), "source prompt of this photo; null = the run's"),
+        _field("target_prompt", pa.string(), "target prompt of this photo; null = the run's"),
+        _field("blended_word", pa.string(), "'source target' words for LocalBlend, or null"),
+        _field("mask", pa.list_(pa.int32()), "PIE-Bench run-length mask [start, length, …], or null"),
+        _field("editing_type", pa.string(), "PIE-Bench editing type, or null"),
+        _field("seed", pa.int64(), "seed of this photo; null = derived from the run's seed and the photo's bytes"),
+    ]
+)
+
+
+def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
+    """Schema v1 of a shard: one row a photo. ``latent_shape`` (C, h, w) if all latents share it, else raw bytes + shape."""
+    latent: pa.DataType = pa.binary()
+    if latent_shape is not None:
+        latent = pa.fixed_shape_tensor(pa.float16(), list(latent_shape))
+    return pa.schema(
+        [
+            _field("plan", pa.int32(), "number of the plan, from 1"),
+            _field("shard", pa.int32(), "number of the shard within the plan, from 0"),
+            _field("row", pa.int32(), "row within the shard, from 0"),
+            _field("key", pa.string(), "relative path of the photo under the source"),
+            _field("image_id", pa.string(), "SHA-256 of the photo's bytes (hex); null if they could not be read"),
+            _field("source_uri", pa.string(), "where the photo was read from, without credentials"),
+            _field("source_etag", pa.string(), "entity tag when read, where known"),
+            _field("source_size", pa.int64(), "bytes"),
+            _field("width", pa.int32(), "pixels, after EXIF rotation"),
+            _field("height", pa.int32(), "pixels, after EXIF rotation"),
+            _field("status", pa.string(), "ok or failed"),
+            _field("error_code", pa.string(), "why it failed, as a word; null if ok"),
+            _field("error_message", pa.string(), "why it failed, as a sentence that names the fix; null if ok"),
+            _field("verdict", pa.string(), "what the run says of its own result: improved, unchanged, weakened, collapsed; null if failed"),
+            _field("strength", pa.float32(), "share of the edit that was applied, 0 to 1"),
+            _field("prompt", pa.string(), "source prompt of the inversion"),
+            _field("target_prompt", pa.string(), "prompt of the regeneration"),
+            _field("editing_type", pa.string(), "PIE-Bench editing type, or null"),
+            _field("latent", latent, "inverted latent z_T, float16"),
+            _field("latent_shape", pa.list_(pa.int32()), "(C, h, w) of the latent"),
+            _field("output", PICTURE, "result at model size, PNG"),
+            _field("haze_map", PICTURE, "map of what was removed, 0 to 255, PNG at model size; null if none"),
+            _field("output_path", pa.string(), "full-resolution picture, relative to the output root; null if none"),
+            _field("output_sha256", pa.string(), "SHA-256 (hex) of the full-resolution picture's bytes"),
+            _field("inversion_status", pa.string(), "worst status of the inversion's steps: converged, max-iterations, …"),
+            _field("steps", pa.list_(STEP), "one entry per inversion step and iteration"),
+            _field("nfe", pa.int32(), "rows of the UNet evaluated for this photo, in all"),
+            _field("nfe_inversion", pa.int32(), "of these, in the inversion"),
+            _field("metrics", pa.map_(pa.string(), pa.float64()), "measures by name, for instance psnr_input, dark_channel_before"),
+            _field("timings", pa.struct([pa.field(stage, pa.float32()) for stage in STAGES]), "seconds by stage"),
+            _field("batch_size", pa.int32(), "rows of the batch the photo was processed in"),
+            _field("seed", pa.int64(), "seed of the photo's noise"),
+        ]
+    )
