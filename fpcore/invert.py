@@ -1,0 +1,335 @@
+"""Fixed-point DDIM inversion: the loop, with continuous batching over rows.
+
+The network takes a timestep per row, so the rows of one batch may belong to different images, steps and iterations. A
+row whose fixed point is found moves on to its own next step; when its image is done the row is given to the next image.
+The batch keeps its shape and stays full, and one hard image costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fpcore.criteria import Measures, Status, certified_bound, rms
+from fpcore.methods import Method
+from fpcore.records import Recorder, StepRecords
+from fpcore.schedule import Schedule, per_row
+from fpcore.solvers import Memory, Picard, where_row
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
+
+
+class Cancelled(Exception):
+    """The caller asked the engine to stop between two evaluations."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """The result for M images.
+
+    ``latents`` (M, C, h, w): z_T. ``status`` (M,): the worst of each image's steps. ``nfe`` (M,): network rows evaluated.
+    ``trajectory`` (M, N + 1, C, h, w) if asked for: the state before the first step and after each. An image whose
+    status is NONFINITE was abandoned where it happened, its latent is the last finite state and no inversion.
+    """
+
+    latents: Tensor
+    status: list[Status]
+    nfe: list[int]
+    records: StepRecords
+    trajectory: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _State:
+    """The rows of the batch: B slots of K paths. ``z`` (B, K, C, h, w) is the iterate, ``base`` (B, C, h, w) is z_{t-1}."""
+
+    z: Tensor
+    base: Tensor
+    direction: Tensor  # d of the step before
+    direction_before: Tensor  # d of the step before that
+    noise: Tensor  # (B, K - 1, C, h, w): where the other paths start from
+    step: Tensor
+    iteration: Tensor
+    last: Tensor  # residual of the last iteration
+    best: Tensor
+    best_f: Tensor
+    stale: Tensor  # evaluations since the best
+    turns: Tensor  # how often the residual changed between rising and falling
+    rising: Tensor
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Per-step coefficients on the device, in the state's dtype."""
+
+    schedule: Schedule
+    phi: Tensor
+    psi: Tensor
+    rate: Tensor
+    extrapolation: Tensor
+    weight: Tensor
+    blend: Tensor | None
+
+
+def _constants(schedule: Schedule, method: Method, like: Tensor) -> _Constants:
+    def put(x: Tensor) -> Tensor:
+        return x.to(like.device, like.dtype)
+
+    n, blend = len(schedule), None
+    if method.blend is not None:
+        share = torch.arange(1, n + 1) / n
+        inside = (share > method.blend.start) & (share < method.blend.stop)
+        blend = put(torch.where(inside, method.blend.eta, 1.0))
+    # The scale of the picture is z/a. Flow has no such scale at σ = 1 and is measured on the state.
+    picture = method.norm == "picture" and schedule.prediction_type != "flow"
+    weight = 1 / schedule.signal if picture else torch.ones(n)
+    extrapolation = schedule.extrapolation if method.guess == "extrapolated" else torch.zeros(n)
+    there = schedule.to(like.device, like.dtype)
+    numbers = (put(x) for x in (schedule.phi, schedule.psi, schedule.rate, extrapolation, weight))
+    return _Constants(there, *numbers, blend)
+
+
+def _initial_guess(c: _Constants, method: Method, base: Tensor, d: Tensor, d_before: Tensor, step: Tensor) -> Tensor:
+    """z⁰ of ``step`` (B,): the state itself, or the step taken with a predicted direction once one is known."""
+    if method.guess == "previous":
+        return base
+    predicted = d + per_row(c.extrapolation[step], d) * (d - d_before)
+    stepped = per_row(c.phi[step], base) * base + per_row(c.psi[step], base) * predicted
+    return where_row(step > 0, stepped, base)
+
+
+def _with_paths(first: Tensor, noise: Tensor) -> Tensor:
+    """The start of every path (B, K, …): the guess, and the guess perturbed (paper §4: ẑ⁰ = z⁰ + n)."""
+    return torch.cat([first[:, None], first[:, None] + noise], 1)
+
+
+def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, iteration: Tensor) -> tuple[Measures, Tensor]:
+    """The row measures and the contraction rate r = max(r_t, q̂), q̂ the ratio of successive residuals."""
+    weight = c.weight[s.step]
+    intra = rms(f[:, 0] - z[:, 0]).to(z.dtype) * weight
+    apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
+    inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
+    known = c.rate[s.step]  # NaN for flow: there only the estimate counts, and there is none at first
+    estimate = torch.where(s.iteration == 0, torch.where(known.isnan(), 1.0, 0.0), intra / s.last)
+    rate = torch.fmax(known, estimate)
+    return Measures(intra, inter, certified_bound(intra, rate), iteration), rate
+
+
+def _verdict(method: Method, m: Measures, finite: Tensor, s: _State) -> Tensor:
+    """Status (B,) of each row after this evaluation; ``s`` already counts it in ``best``, ``stale`` and ``turns``."""
+    status = torch.full_like(m.iteration, Status.RUNNING)
+    judged = method.criterion.reached != Status.COMPLETED
+    watched = m.inter if method.criterion.paths > 1 else m.intra
+    diverging = (m.iteration >= 3) & (watched > 10 * s.best)
+    if judged:
+        stuck = s.stale >= method.patience
+        why = torch.where(s.turns >= method.patience - 1, Status.OSCILLATING, Status.STAGNATED)
+        why = torch.where(watched > 2 * s.best, Status.DIVERGING, why)
+        status = torch.where(m.iteration >= method.max_iterations, Status.MAX_ITERATIONS, status)
+        status = torch.where(stuck, why, status)
+    status = torch.where(diverging, Status.DIVERGING, status)
+    status = torch.where(method.criterion.met(m) & ~(diverging & (not judged)), method.criterion.reached, status)
+    return torch.where(finite, status, Status.NONFINITE)
+
+
+def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[_State, Tensor, Tensor]:
+    """One iteration of every row from the network's output (B·K, …). Returns the next state, status (B,) and numbers (4, B)."""
+    b, k = s.z.shape[:2]
+    step = s.step.repeat_interleave(k)
+    flat = s.z.flatten(0, 1)
+    d = c.schedule.direction(output.to(s.z.dtype), flat, step).view_as(s.z)
+    # f(z_t) = φ_t z_{t-1} + ψ_t d(z_t, t)   [paper Eq. 3]
+    f = (per_row(c.phi[s.step], s.base) * s.base)[:, None] + per_row(c.psi[s.step], s.z) * d
+    iteration = s.iteration + 1
+    m, rate = _measure(s.z, f, s, c, iteration)
+    watched = m.inter if method.criterion.paths > 1 else m.intra
+    finite = f.flatten(1).isfinite().all(1) & m.intra.isfinite()
+
+    fresh = s.iteration == 0
+    plain = s.step >= (len(c.schedule) if method.accelerated_steps is None else method.accelerated_steps)
+    repeated = [x.repeat_interleave(k) for x in (fresh, iteration, plain)]
+    following, memory = method.solver.step(flat, f.flatten(0, 1), repeated[0], repeated[1], s.memory)
+    if method.accelerated_steps is not None:
+        following = where_row(repeated[2], f.flatten(0, 1), following)
+    ends = method.solver.result(f.flatten(0, 1), memory).view_as(f)
+    end = ends.mean(1) if method.combine == "mean" else ends[:, 0]
+
+    better = finite & (watched < 0.98 * s.best)
+    rising = watched > s.last
+    counted = replace(
+        s,
+        best=torch.where(better, watched, s.best),
+        best_f=where_row(better, f[:, 0], s.best_f),
+        stale=torch.where(better, 0, s.stale + 1),
+        turns=s.turns + ((rising != s.rising) & ~fresh).long(),
+    )
+    status = _verdict(method, m, finite, counted)
+    done = status != Status.RUNNING
+    answer = where_row(status >= Status.MAX_ITERATIONS, counted.best_f, end)
+    if c.blend is not None:
+        answer = torch.lerp(s.base, answer, per_row(c.blend[s.step], answer).expand_as(answer))
+    after = _move_on(counted, done, answer, d[:, 0], c, method)
+    after = replace(
+        after,
+        z=where_row(done, after.z, following.view_as(f)),
+        iteration=torch.where(done, 0, iteration),
+        last=torch.where(done, torch.inf, m.intra if method.criterion.paths == 1 else watched),
+        rising=rising & ~done,
+        memory=memory,
+    )
+    return after, status, torch.stack([m.intra, m.inter, m.bound, rate])
+
+
+def _move_on(s: _State, done: Tensor, answer: Tensor, d: Tensor, c: _Constants, method: Method) -> _State:
+    """Rows that are done take their next step: z_t becomes z_{t-1}, and a new guess is made."""
+    step = torch.where(done, s.step + 1, s.step)
+    base = where_row(done, answer, s.base)
+    direction_before = where_row(done, s.direction, s.direction_before)
+    direction = where_row(done, d, s.direction)
+    ahead = step.clamp_max(len(c.schedule) - 1)
+    guess = _initial_guess(c, method, base, direction, direction_before, ahead)
+    return replace(
+        s,
+        z=_with_paths(guess, s.noise),
+        base=base,
+        direction=direction,
+        direction_before=direction_before,
+        step=step,
+        best=torch.where(done, torch.inf, s.best),
+        best_f=where_row(done, base, s.best_f),
+        stale=torch.where(done, 0, s.stale),
+        turns=torch.where(done, 0, s.turns),
+    )
+
+
+def _empty_state(like: Tensor, slots: int, method: Method) -> _State:
+    """``slots`` rows that hold nothing yet; ``like`` (M, C, h, w) gives shape, dtype and device."""
+    base = like.new_zeros((slots, *like.shape[1:]))
+    z = base[:, None].expand(-1, method.paths, *base.shape[1:]).clone()
+    count = torch.zeros(slots, dtype=torch.long, device=like.device)
+    value = torch.full((slots,), torch.inf, dtype=like.dtype, device=like.device)
+    return _State(
+        z, base, base.clone(), base.clone(), z[:, 1:].clone(), count, count.clone(), value, value.clone(), base.clone(),
+        count.clone(), count.clone(), count > 0, method.solver.init(z.flatten(0, 1)),
+    )  # fmt: skip
+
+
+def _admit(s: _State, slots: Tensor, z0: Tensor, noise: Tensor) -> _State:
+    """Give ``slots`` (n,) to new images: z0 (n, C, h, w), noise (n, K − 1, C, h, w)."""
+
+    def put(old: Tensor, new: Tensor | float) -> Tensor:
+        out = old.clone()
+        out[slots] = new  # type: ignore[assignment]
+        return out
+
+    return replace(
+        s,
+        z=put(s.z, _with_paths(z0, noise)),
+        base=put(s.base, z0),
+        noise=put(s.noise, noise),
+        best_f=put(s.best_f, z0),
+        direction=put(s.direction, 0),
+        direction_before=put(s.direction_before, 0),
+        step=put(s.step, 0),
+        iteration=put(s.iteration, 0),
+        last=put(s.last, torch.inf),
+        best=put(s.best, torch.inf),
+        stale=put(s.stale, 0),
+        turns=put(s.turns, 0),
+        rising=put(s.rising, False),
+    )
+
+
+def _perturbations(like: Tensor, paths: int, seeds: list[int]) -> Tensor:
+    """n ~ N(0, I) for each further path of each image, from the image's own seed and a CPU generator: (n, K − 1, C, h, w)."""
+    shape = (paths - 1, *like.shape[1:])
+    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(like.device, like.dtype) if drawn else like.new_empty((0, *shape))
+
+
+@torch.no_grad()
+def invert(
+    predict: Predict,
+    schedule: Schedule,
+    z0: Tensor,
+    method: Method,
+    *,
+    batch_size: int = 8,
+    seeds: list[int] | None = None,
+    keep_trajectory: bool = False,
+    on_images_done: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Inversion:
+    """Invert M images: z_{t-1} → z_t along ``schedule``, each step the fixed point of f (paper Eq. 3-6).
+
+    Args:
+        predict: the network, without guidance (w = 1).
+        z0: latents (M, C, h, w), fp32 or fp64; the state and all residuals stay in that dtype.
+        batch_size: images in flight; the network sees ``batch_size`` × ``method.paths`` rows in every call.
+        seeds: one per image, for the paths' perturbations.
+        on_images_done: called with the number of images finished so far.
+        should_stop: asked between evaluations; if true, ``Cancelled`` is raised.
+
+    Returns:
+        The inverted latents and every step's record. The verdicts are the one device-to-host transfer of a call.
+    """
+    real = schedule.psi != 0  # an identity step costs no evaluation
+    walked = Schedule(
+        schedule.timesteps[real], schedule.signal_prev[real], schedule.noise_prev[real],
+        schedule.signal[real], schedule.noise[real], schedule.prediction_type,
+    )  # fmt: skip
+    original = real.nonzero().flatten().numpy()
+    count, steps, k = len(z0), len(walked), method.paths
+    slots = max(1, min(batch_size, count))
+    seeds = list(range(count)) if seeds is None else seeds
+    c = _constants(walked, method, z0)
+    timesteps = c.schedule.timesteps
+    state, recorder = _empty_state(z0, slots, method), Recorder()
+    latents, nfe, worst = z0.clone(), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    trajectory = z0[:, None].repeat(1, len(schedule) + 1, *[1] * (z0.ndim - 1)) if keep_trajectory else None
+    image, step, iteration = np.full(slots, -1), np.zeros(slots, np.int64), np.zeros(slots, np.int64)
+    waiting, finished = 0, 0 if steps else count
+
+    while finished < count:
+        free = np.flatnonzero(image < 0)[: count - waiting]
+        if len(free):
+            entering = np.arange(waiting, waiting + len(free))
+            waiting += len(free)
+            image[free], step[free], iteration[free] = entering, 0, 0
+            noise = _perturbations(z0, k, [seeds[i] for i in entering])
+            state = _admit(state, torch.from_numpy(free).to(z0.device), z0[entering], noise)
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped between two evaluations")
+        rows = torch.from_numpy(image.clip(0)).to(z0.device)
+        at = state.step.clamp_max(steps - 1)
+        state = replace(state, step=at)
+        output = predict(state.z.flatten(0, 1), timesteps[at].repeat_interleave(k), rows.repeat_interleave(k))
+        state, status, numbers = _advance(state, output, c, method)
+        verdict = torch.cat([status[None].to(numbers.dtype), numbers]).cpu().numpy()
+
+        active = np.flatnonzero(image >= 0)
+        codes = verdict[0, active].astype(np.int64)
+        iteration[active] += 1
+        nfe[image[active]] += k
+        recorder.add(image[active], original[step[active]], iteration[active], codes, *verdict[1:, active])
+        done = active[codes != Status.RUNNING]
+        worst[image[done]] = np.maximum(worst[image[done]], codes[codes != Status.RUNNING])
+        if trajectory is not None and len(done):
+            for slot in done:  # host bookkeeping only; the copies are queued on the device
+                trajectory[image[slot], original[step[slot]] + 1 :] = state.base[slot]
+        step[done] += 1
+        iteration[done] = 0
+        over = done[(step[done] >= steps) | (worst[image[done]] == Status.NONFINITE)]
+        if len(over):
+            latents[torch.from_numpy(image[over]).to(z0.device)] = state.base[torch.from_numpy(over).to(z0.device)]
+            finished += len(over)
+            image[over] = -1
+            if on_images_done is not None:
+                on_images_done(finished)
+    return Inversion(latents, [Status(w) for w in worst], nfe.tolist(), recorder.finish(), trajectory)

@@ -1,0 +1,111 @@
+"""Inversion methods by name: a criterion, an initial guess and a solver each.
+
+One engine (``fpcore.invert``) runs them all, so that they differ in nothing but what their papers say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fpcore.criteria import Certified, Criterion, FixedIterations, InterPath, IntraPath
+from fpcore.solvers import Anderson, Averaging, Picard, Solver
+
+Guess = Literal["previous", "last", "extrapolated"]
+MethodName = Literal[
+    "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"
+]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """EasyInv's blend: z_t ← η z_t + (1 − η) z_{t-1} for steps between the shares ``start`` and ``stop`` of all steps."""
+
+    eta: float = 0.5
+    start: float = 0.05
+    stop: float = 0.25
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one step's fixed point is looked for.
+
+    ``guess``: z⁰ = z_{t-1} (previous), φ z_{t-1} + ψ d with the last direction (last) or with one extrapolated in ln σ̃.
+    ``paths``: how many paths ride together; more than the criterion needs only measures inter-path distances.
+    ``combine``: what several paths return: the unperturbed end, or the mean the paper suggests.
+    ``norm``: residuals are measured on the state z, or on z/a, a = √ᾱ (the scale of the picture).
+    ``accelerated_steps``: use the solver on that many first steps and plain iteration after; None = always.
+    ``patience``: evaluations without progress before a row is called stagnated, oscillating or diverging.
+    """
+
+    name: str
+    criterion: Criterion
+    guess: Guess = "previous"
+    solver: Solver = Picard()
+    max_iterations: int = 50
+    paths: int = 1
+    combine: Literal["unperturbed", "mean"] = "unperturbed"
+    norm: Literal["state", "picture"] = "state"
+    accelerated_steps: int | None = None
+    patience: int = 4
+    blend: Blend | None = None
+
+    def __post_init__(self) -> None:
+        if self.paths < self.criterion.paths:
+            raise ValueError(f"{self.name} needs at least {self.criterion.paths} paths, not {self.paths}")
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations}")
+
+
+def _named(name: str, tolerance: float, iterations: int) -> Method:
+    """The methods as their papers describe them."""
+    match name:
+        case "ddim":  # Song et al. 2021: ε at the old latent and the new timestep, once
+            return Method(name, FixedIterations(1))
+        case "fixed-point":  # the paper, Eq. 6
+            return Method(name, FixedIterations(iterations))
+        case "intra-path":  # AIDI's and FPI's test on the paper's iteration
+            return Method(name, IntraPath(tolerance))
+        case "inter-path":  # the paper, §4
+            return Method(name, InterPath(tolerance), paths=2)
+        case "certified":
+            return Method(name, Certified(tolerance), guess="extrapolated")
+        case "aidi":  # Pan et al. 2023: Anderson-accelerated, judged by the intra-path residual
+            return Method(name, IntraPath(tolerance), solver=Anderson(window=2))
+        case "renoise":  # Garibi et al. 2024: averaged predictions
+            return Method(name, FixedIterations(iterations), solver=Averaging(first=2))
+        case "easyinv":  # Zhang et al. 2024: one evaluation, blended with the state before
+            return Method(name, FixedIterations(1), blend=Blend())
+        case _:
+            raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(MethodName.__args__)}")
+
+
+def method(
+    name: str,
+    *,
+    tolerance: float = 1e-3,
+    iterations: int = 10,
+    guess: Guess | None = None,
+    damping: float | None = None,
+    anderson: int | None = None,
+    **options: Any,
+) -> Method:
+    """A method by name. ``tolerance``: RMS; ``iterations``: for the fixed-count ones; ``damping`` in (0, 1];
+    ``anderson``: window; other fields of ``Method`` by keyword. Raises ValueError for what does not fit together.
+    """
+    if tolerance <= 0:
+        raise ValueError(f"tolerance must be above 0, not {tolerance}")
+    if damping is not None and anderson is not None:
+        raise ValueError("choose damping or Anderson acceleration, not both")
+    if damping is not None and not 0 < damping <= 1:
+        raise ValueError(f"damping must lie in (0, 1], not {damping}")
+    if anderson is not None and not 1 <= anderson <= 3:
+        raise ValueError(f"an Anderson window of 1 to 3 is supported, not {anderson}")
+    chosen = _named(name, tolerance, iterations)
+    if guess is not None:
+        options["guess"] = guess
+    if damping is not None:
+        options["solver"] = Picard(damping)
+    if anderson is not None:
+        options["solver"] = Anderson(anderson)
+    return replace(chosen, **options)

@@ -1,0 +1,140 @@
+"""The steps of a deterministic sampler as explicit pairs, and the conversion of what a network predicts.
+
+Everything that is known about a scheduler stands here. A state is z = a·x0 + s·ε with signal a and noise s: a = √ᾱ,
+s = √(1−ᾱ) for DDIM; a = 1−σ, s = σ for rectified flow. One deterministic step solves the same equation in both,
+
+    f(z_t) = φ_t z_{t-1} + ψ_t d(z_t, t),        z_{t-1} = (z_t − ψ_t d(z_t, t)) / φ_t,
+
+with d = ε, φ = a_t/a_{t-1}, ψ = s_t − s_{t-1} φ for DDIM (paper Eq. 3-6), and d = velocity, φ = 1, ψ = σ_t − σ_{t-1} for flow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (B,) values so that they multiply (B, …) ``like``, in its dtype and on its device."""
+    return values.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """N steps in the order of inversion; sampling walks the same pairs backwards.
+
+    ``timesteps`` (N,): the model's timestep that step i leads to. ``signal_prev``, ``noise_prev`` (N,) float64: the
+    level the step starts from; ``signal``, ``noise`` (N,) float64: the level it leads to. Raises ValueError for levels
+    that cannot be inverted.
+    """
+
+    timesteps: Tensor
+    signal_prev: Tensor
+    noise_prev: Tensor
+    signal: Tensor
+    noise: Tensor
+    prediction_type: PredictionType = "epsilon"
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in ("epsilon", "v_prediction", "sample", "flow"):
+            raise ValueError(f"prediction type {self.prediction_type!r} is not one of epsilon, v_prediction, sample, flow")
+        if self.prediction_type != "flow" and bool((self.signal <= 0).any()):
+            raise ValueError(
+                "the schedule ends at zero signal (zero terminal SNR), where a DDIM step forgets its start and has no inverse; "
+                "set rescale_betas_zero_snr to false or use fewer, earlier timesteps"
+            )
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @classmethod
+    def from_alphas(cls, timesteps: Tensor, alpha_prev: Tensor, alpha: Tensor, prediction_type: Any = "epsilon") -> Schedule:
+        """From pairs of cumulative alphas ᾱ_{t-1}, ᾱ_t, each (N,)."""
+        prev, now = alpha_prev.double(), alpha.double()
+        return cls(timesteps, prev.sqrt(), (1 - prev).sqrt(), now.sqrt(), (1 - now).sqrt(), prediction_type)
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any, num_inference_steps: int) -> Schedule:
+        """The pairs diffusers' ``DDIMScheduler`` (or ``FlowMatchEulerDiscreteScheduler``) walks in that many steps.
+
+        Its own rule for the neighbour of a timestep, t − T // N, is kept, also where the spacing makes it differ from the
+        previous element of the list, so that samples agree with diffusers'.
+        """
+        config = scheduler.config
+        if not 1 <= num_inference_steps <= config.num_train_timesteps:
+            raise ValueError(f"num_inference_steps must be 1 to {config.num_train_timesteps}, not {num_inference_steps}")
+        scheduler.set_timesteps(num_inference_steps)
+        if not hasattr(scheduler, "alphas_cumprod"):
+            sigma = scheduler.sigmas.double().flip(0)
+            before, after = sigma[:-1], sigma[1:]
+            return cls(scheduler.timesteps.flip(0).cpu(), 1 - before, before, 1 - after, after, "flow")
+        timesteps = scheduler.timesteps.cpu().long().flip(0)
+        before = timesteps - config.num_train_timesteps // num_inference_steps
+        alphas, final = scheduler.alphas_cumprod.double(), torch.as_tensor(scheduler.final_alpha_cumprod).double()
+        alpha_prev = torch.where(before >= 0, alphas[before.clamp_min(0)], final)
+        return cls.from_alphas(timesteps, alpha_prev, alphas[timesteps], config.prediction_type)
+
+    @property
+    def alpha_prev(self) -> Tensor:
+        """ᾱ_{t-1} (N,), meaningful for DDIM."""
+        return self.signal_prev**2
+
+    @property
+    def alpha(self) -> Tensor:
+        """ᾱ_t (N,), meaningful for DDIM."""
+        return self.signal**2
+
+    @cached_property
+    def phi(self) -> Tensor:
+        """φ (N,) [paper Eq. 4]; 1 for flow."""
+        return torch.ones_like(self.signal) if self.prediction_type == "flow" else self.signal / self.signal_prev
+
+    @cached_property
+    def psi(self) -> Tensor:
+        """ψ (N,) [paper Eq. 4]; σ_t − σ_{t-1} for flow. Zero means that the step is the identity."""
+        if self.prediction_type == "flow":
+            return self.noise - self.noise_prev
+        return self.noise - self.noise_prev * self.phi
+
+    @cached_property
+    def rate(self) -> Tensor:
+        """r (N,): the contraction rate of f for an ideal denoiser, r_t = ψ_t/√(1−ᾱ_t) = 1 − σ̃_{t-1}/σ̃_t; NaN for flow, where none is known."""
+        return torch.full_like(self.psi, torch.nan) if self.prediction_type == "flow" else self.psi / self.noise
+
+    @cached_property
+    def extrapolation(self) -> Tensor:
+        """c (N,) of the guess d_t ≈ d_{t-1} + c (d_{t-1} − d_{t-2}), linear in ln σ̃ (in σ for flow); 0 for the first two steps."""
+        level = self.noise if self.prediction_type == "flow" else torch.log(self.noise / self.signal)
+        c = torch.zeros_like(level)
+        c[2:] = (level[2:] - level[1:-1]) / (level[1:-1] - level[:-2])
+        return torch.nan_to_num(c, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def direction(self, output: Tensor, z: Tensor, step: Tensor) -> Tensor:
+        """d(z, t) from the network's ``output`` for rows (B, …) at ``step`` (B,): the one conversion of ε, v, x0 and flow."""
+        if self.prediction_type in ("epsilon", "flow"):
+            return output
+        a, s = self._levels(z, step)
+        if self.prediction_type == "v_prediction":
+            return a * output + s * z
+        return (z - a * output) / s
+
+    def denoised(self, d: Tensor, z: Tensor, step: Tensor) -> Tensor:
+        """The prediction of x0 that belongs to direction ``d`` at ``z`` (B, …), at ``step`` (B,)."""
+        a, s = self._levels(z, step)
+        return z - s * d if self.prediction_type == "flow" else (z - s * d) / a
+
+    def _levels(self, z: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise of rows at ``step``, shaped to multiply ``z``. No transfer if the schedule lies on z's device."""
+        at = step.to(self.signal.device)
+        return per_row(self.signal[at], z), per_row(self.noise[at], z)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Schedule:
+        """The same schedule with its levels on another device, to convert rows there without a transfer."""
+        levels = (x.to(device, dtype) for x in (self.signal_prev, self.noise_prev, self.signal, self.noise))
+        return Schedule(self.timesteps.to(device), *levels, self.prediction_type)
