@@ -1,0 +1,259 @@
+"""Load a model by name: built in, from a folder, or from the hub. No pickle, no custom code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DDIMScheduler
+from huggingface_hub import snapshot_download
+
+import fpcore.builtin
+from fpcore.models.codec import SpaceToDepth
+from fpcore.models.layout import TOKENIZER_FILES, WEIGHT_STEM, Component, Layout, read_layout
+from fpcore.models.memory import Attention, place, set_attention
+from fpcore.models.model import Family, Model
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load_model(
+    pretrained_model_name_or_path: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    torch_dtype: str | torch.dtype = "auto",
+    text_encoder_dtype: str | torch.dtype = "auto",
+    vae_dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "auto",
+    local_files_only: bool = False,
+    attention: Attention = "sdpa",
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
+    cpu_offload: bool = False,
+) -> Model:
+    """Load Stable Diffusion 1.x, 2.x, XL or a built-in model.
+
+    Args:
+        pretrained_model_name_or_path: ``builtin:haze``, ``builtin:scenes``, a folder in diffusers layout, or a hub id.
+        revision: branch, tag or commit of a hub model.
+        variant: as in ``diffusion_pytorch_model.fp16.safetensors``.
+        torch_dtype: the UNet's; "auto" is float16 on CUDA (built-in models: float32), float32 elsewhere.
+        text_encoder_dtype: "auto" is the UNet's.
+        vae_dtype: float32 because many VAEs overflow in float16.
+        device: "auto" takes CUDA, else Apple's MPS, else the CPU.
+        local_files_only: never touch the network; a hub model must be in the local cache.
+        attention: "sdpa" is PyTorch's fused attention; "sliced" needs the least memory and is slow.
+        vae_slicing: decode pictures of a batch one by one.
+        vae_tiling: encode and decode large pictures in overlapping tiles.
+        cpu_offload: keep each component in main memory except while it computes; needs a GPU.
+
+    Raises:
+        UnsafeModelError: the model could run code or its files are broken; nothing was executed.
+        ValueError: no such model, no diffusers layout, unsupported architecture or setting.
+    """
+    target = pick_device(device)
+    if cpu_offload and target.type == "cpu":
+        raise ValueError("cpu_offload moves components to a GPU while they compute; without a GPU leave it off")
+    name = pretrained_model_name_or_path
+    layout = read_layout(find_folder(name, revision, variant, local_files_only), variant)
+    family = detect_family(layout)
+    unet_dtype = pick_dtype(torch_dtype, torch.float16 if target.type == "cuda" and family != "builtin" else None)
+    text_dtype = pick_dtype(text_encoder_dtype, unet_dtype)
+    components = layout.components
+    unet = _load_diffusers(components["unet"], variant, unet_dtype)
+    vae = _load_vae(components["vae"], variant, pick_dtype(vae_dtype, torch.float32), vae_slicing, vae_tiling)
+    encoders = [_load_text_encoder(components[f"text_encoder{i}"], variant, text_dtype) for i in _suffixes(family)]
+    set_attention(unet, attention)
+    place([unet, vae, *encoders], target, cpu_offload)
+    return Model(
+        name=name,
+        family=family,
+        unet=unet,
+        vae=vae,
+        text_encoders=tuple(encoders),
+        tokenizers=tuple(_load_tokenizer(components[f"tokenizer{i}"]) for i in _suffixes(family)),
+        scheduler=_load_scheduler(components["scheduler"]),
+        device=target,
+        digest=layout.digest(),
+        zero_null_text=family == "sdxl" and bool(layout.index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def find_folder(name: str, revision: str | None, variant: str | None, local_files_only: bool) -> Path:
+    """The folder of a model; a hub model's safetensors, configurations and vocabularies are fetched into the hub cache.
+
+    Raises:
+        ValueError: there is no such model, or the hub cannot be reached.
+    """
+    if name.startswith("builtin:"):
+        return _builtin_folder(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(f"no model {name!r}: give builtin:haze, a diffusers folder, or a hub id (owner/name)")
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=hub_files(variant), local_files_only=local_files_only
+            )
+        )
+    except (OSError, ValueError) as error:  # the hub's and its HTTP client's errors are OSErrors
+        raise ValueError(
+            f"cannot fetch {name} from the hub ({type(error).__name__}): check the name, revision and network; a gated "
+            "model needs HF_TOKEN in the environment"
+        ) from error
+
+
+def _builtin_folder(name: str) -> Path:
+    package = Path(next(iter(fpcore.builtin.__path__)))
+    shipped = sorted(f"builtin:{folder.parent.name}" for folder in package.glob("*/unet"))
+    if name not in shipped:
+        raise ValueError(f"there is no {name}; this installation has {', '.join(shipped) or 'no built-in model'}")
+    return package / name.removeprefix("builtin:")
+
+
+def hub_files(variant: str | None) -> list[str]:
+    """Patterns of the files worth fetching; neither pickle nor code is among them."""
+    infix = f".{variant}" if variant else ""
+    patterns = ["model_index.json", "scheduler/scheduler_config.json"]
+    patterns += [f"{part}/{file}" for part in ("tokenizer", "tokenizer_2") for file in TOKENIZER_FILES]
+    for part, stem in WEIGHT_STEM.items():
+        names = ("config.json", f"{stem}{infix}.safetensors", f"{stem}.safetensors.index{infix}.json")
+        shards = (f"{stem}-*-of-*{infix}.safetensors", f"{stem}{infix}-*-of-*.safetensors")
+        patterns += [f"{part}/{file}" for file in (*names, *shards)]
+    return patterns
+
+
+def detect_family(layout: Layout) -> Family:
+    """Which layout this is, from the configurations alone.
+
+    Raises:
+        ValueError: a UNet that Fixpoint cannot drive (inpainting, upscaling, a refiner, image conditions …).
+    """
+    unet = layout.components["unet"].config
+    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+        raise ValueError("this UNet takes more than noise and text (inpainting, upscaling, depth); use the base model")
+    added = unet.get("addition_embed_type")
+    if added == "text_time":
+        missing = {"text_encoder_2", "tokenizer_2"} - layout.components.keys()
+        if missing:
+            raise ValueError(f"an SDXL model without {', '.join(sorted(missing))}; it is incomplete")
+        return "sdxl"
+    if added is not None or unet.get("class_embed_type") or unet.get("encoder_hid_dim_type"):
+        raise ValueError("this UNet needs conditions other than text; use Stable Diffusion 1.x, 2.x or XL")
+    if layout.components["vae"].class_name == "SpaceToDepth":
+        return "builtin"
+    return "sd2" if unet.get("use_linear_projection") else "sd1"
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device itself, or the best there is for "auto"."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str | torch.dtype, auto: torch.dtype | None) -> torch.dtype:
+    """The dtype by its name, or ``auto`` (float32 if None) for "auto"."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    choices = {"auto": auto or torch.float32, **DTYPES}
+    if dtype not in choices:
+        raise ValueError(f"unknown dtype {dtype!r}; choose among {', '.join(choices)}")
+    return choices[dtype]
+
+
+def _suffixes(family: Family) -> tuple[str, ...]:
+    return ("", "_2") if family == "sdxl" else ("",)
+
+
+def _load_diffusers(component: Component, variant: str | None, dtype: torch.dtype) -> Any:
+    loader = getattr(diffusers, component.class_name)  # a name of ALLOWED_CLASSES
+    with _plain_errors(component):
+        module, info = loader.from_pretrained(
+            component.folder,
+            variant=variant,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    _refuse_gaps(component, info)
+    return module
+
+
+def _load_vae(component: Component, variant: str | None, dtype: torch.dtype, slicing: bool, tiling: bool) -> Any:
+    if component.class_name == "SpaceToDepth":
+        return SpaceToDepth.from_config(component.config)
+    vae = _load_diffusers(component, variant, dtype)
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+    return vae
+
+
+def _load_text_encoder(component: Component, variant: str | None, dtype: torch.dtype) -> Any:
+    loader = getattr(transformers, component.class_name)  # a name of ALLOWED_CLASSES
+    with _plain_errors(component), _no_progress_bar():
+        module, info = loader.from_pretrained(
+            component.folder,
+            variant=variant,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    _refuse_gaps(component, info)
+    return module
+
+
+def _load_tokenizer(component: Component) -> Any:
+    with _plain_errors(component):
+        return transformers.CLIPTokenizer.from_pretrained(component.folder, local_files_only=True)
+
+
+def _load_scheduler(component: Component) -> DDIMScheduler:
+    """DDIM with the model's own noise schedule, offsets and prediction type; never clipping, which has no inverse."""
+    loader: Any = DDIMScheduler
+    scheduler: DDIMScheduler = loader.from_config(component.config, clip_sample=False, thresholding=False)
+    return scheduler
+
+
+@contextmanager
+def _plain_errors(component: Component) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{component.folder.name} does not fit its configuration: {first_line}") from error
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    switch: Any = transformers.utils.logging
+    shown = switch.is_progress_bar_enabled()
+    switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            switch.enable_progress_bar()
+
+
+def _refuse_gaps(component: Component, info: dict[str, Any]) -> None:
+    """A library fills missing weights with random ones and only warns."""
+    gaps = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in info.get(kind) or ())
+    if gaps:
+        raise ValueError(f"{component.folder.name} lacks {len(gaps)} of its weights, for example {gaps[0]}")

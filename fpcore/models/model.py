@@ -1,0 +1,216 @@
+"""A loaded diffusion model: pixels ↔ latents, prompts → condition, (z_t, t, c) → the network's output."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+Family = Literal["builtin", "sd1", "sd2", "sdxl"]
+MOST_CACHED_PROMPTS = 512
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the UNet is told, a row per sample.
+
+    Args:
+        embeddings: (B, L, D) hidden states of the text encoder(s), fp32.
+        pooled: (B, P) pooled text embedding; SDXL only.
+        time_ids: (B, 6) original height and width, crop top and left, target height and width in pixels; SDXL only.
+    """
+
+    embeddings: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def rows(self, index: Tensor) -> Condition:
+        """The rows ``index`` (long indices or a boolean mask), in that order."""
+        pooled = None if self.pooled is None else self.pooled[index]
+        return Condition(self.embeddings[index], pooled, None if self.time_ids is None else self.time_ids[index])
+
+    def repeat(self, n: int) -> Condition:
+        """All rows n times over: a single prompt for a batch of n."""
+        return self.cat([self] * n)
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """The rows of several conditions of the same model, one after the other."""
+        pooled = [c.pooled for c in conditions if c.pooled is not None]
+        time_ids = [c.time_ids for c in conditions if c.time_ids is not None]
+        return Condition(
+            torch.cat([c.embeddings for c in conditions]),
+            torch.cat(pooled) if pooled else None,
+            torch.cat(time_ids) if time_ids else None,
+        )
+
+    def lerp(self, other: Condition, weight: Tensor | float) -> Condition:
+        """(1 − w) · self + w · other, w a number or one per row (B,). Time ids stay this condition's."""
+        w = torch.as_tensor(weight, dtype=self.embeddings.dtype, device=self.embeddings.device)
+        embeddings = torch.lerp(self.embeddings, other.embeddings, w.view(-1, 1, 1))
+        if self.pooled is None or other.pooled is None:
+            return Condition(embeddings, self.pooled, self.time_ids)
+        return Condition(embeddings, torch.lerp(self.pooled, other.pooled, w.view(-1, 1)), self.time_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The components of a model, loaded and frozen; made by ``load_model``.
+
+    Args:
+        name: as the user gave it.
+        family: which layout and conditioning it has.
+        device: where ``predict`` computes.
+        digest: SHA-256 (hex) of the files it was loaded from.
+        zero_null_text: SDXL's ``force_zeros_for_empty_prompt``: the null text "" is embedded as zeros.
+    """
+
+    name: str
+    family: Family
+    unet: Any
+    vae: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    scheduler: DDIMScheduler
+    device: torch.device
+    digest: str
+    zero_null_text: bool = False
+    _prompts: dict[str, Condition] = field(default_factory=dict, repr=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The UNet's dtype, in which ``predict`` computes."""
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels per latent position, along a side."""
+        if self.family == "builtin":
+            return int(self.vae.config.patch_size)
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the model was trained at."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.scale_factor, width * self.scale_factor
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture of that many pixels.
+
+        Raises:
+            ValueError: a side is no multiple of ``scale_factor``; see ``fpcore.models.sizing.pad``.
+        """
+        if height % self.scale_factor or width % self.scale_factor:
+            raise ValueError(f"{width}×{height} is no multiple of {self.scale_factor} pixels: pad the picture first")
+        return int(self.unet.config.in_channels), height // self.scale_factor, width // self.scale_factor
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] → latents (B, C, h, w) fp32: the posterior's mean, in the UNet's scale."""
+        self.latent_shape(*pixels.shape[-2:])
+        if self.family == "builtin":
+            latents: Tensor = self.vae.encode(pixels.to(self.device, torch.float32))
+            return latents
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        shift, scale = self._latent_affine()
+        return (mean.float() - shift) * scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) → pixels (B, 3, H, W) fp32, about [-1, 1], not clamped."""
+        if self.family == "builtin":
+            pixels: Tensor = self.vae.decode(latents.to(self.device, torch.float32))
+            return pixels
+        shift, scale = self._latent_affine()
+        raw = latents.to(self.device, torch.float32) / scale + shift
+        decoded: Tensor = self.vae.decode(raw.to(self.vae.dtype)).sample
+        return decoded.float()
+
+    def _latent_affine(self) -> tuple[Tensor, Tensor]:
+        """(shift, scale): the UNet works on (raw − shift) · scale, raw the VAE's own latents."""
+        config = self.vae.config
+        shift = config.get("latents_mean") or config.get("shift_factor") or 0.0
+        spread = config.get("latents_std") or 1.0
+        shift, spread = (torch.tensor(v, device=self.device).float().view(-1, 1, 1) for v in (shift, spread))
+        return shift, config.scaling_factor / spread
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Condition:
+        """The condition of each prompt, a row each, as the family's diffusers pipeline embeds it.
+
+        Every prompt is embedded alone, so its row does not depend on its neighbours, and remembered.
+
+        Args:
+            prompts: texts; "" is the null text. Words past the encoder's length are cut off, with a warning.
+            size: (height, width) told to SDXL in its time ids; the model's own size if not given.
+        """
+        if len(self._prompts) > MOST_CACHED_PROMPTS:
+            self._prompts.clear()
+        found = {prompt: self._prompts.get(prompt) or self._embed(prompt) for prompt in dict.fromkeys(prompts)}
+        self._prompts.update(found)
+        condition = Condition.cat([found[prompt] for prompt in prompts])
+        if self.family != "sdxl":
+            return condition
+        height, width = size or self.image_size
+        time_ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
+        return Condition(condition.embeddings, condition.pooled, time_ids.expand(len(prompts), -1))
+
+    def _embed(self, prompt: str) -> Condition:
+        if self.family != "sdxl":
+            output = self.text_encoders[0](**self._tokens(0, prompt))
+            return Condition(output[0].to(self.device, torch.float32))
+        # SDXL reads the penultimate layer of both encoders, and the projected end-of-text state of the second.
+        encoders = enumerate(self.text_encoders)
+        outputs = [encoder(**self._tokens(i, prompt), output_hidden_states=True) for i, encoder in encoders]
+        embeddings = torch.cat([o.hidden_states[-2].to(self.device, torch.float32) for o in outputs], dim=-1)
+        pooled = outputs[1].text_embeds.to(self.device, torch.float32)
+        if prompt == "" and self.zero_null_text:
+            embeddings, pooled = torch.zeros_like(embeddings), torch.zeros_like(pooled)
+        return Condition(embeddings, pooled)
+
+    def prompt_length(self, which: int = 0) -> int:
+        """Tokens a prompt may have, begin and end marks included."""
+        positions: int = self.text_encoders[which].config.max_position_embeddings
+        return min(positions, int(self.tokenizers[which].model_max_length))
+
+    def _tokens(self, which: int, prompt: str) -> dict[str, Tensor]:
+        """The arguments of a text encoder: (1, L) padded token ids, and their mask if the encoder asks for it."""
+        tokenizer, length = self.tokenizers[which], self.prompt_length(which)
+        encoded = tokenizer(prompt, padding="max_length", truncation=True, max_length=length)
+        if len(tokenizer(prompt, truncation=True, max_length=length + 1)["input_ids"]) > length:
+            read = tokenizer.decode(encoded["input_ids"], skip_special_tokens=True)
+            log.warning("the model reads only the first %d tokens of a prompt: %r", length, read)
+        masked = getattr(self.text_encoders[which].config, "use_attention_mask", False)  # not in SD as published
+        names = ("input_ids", "attention_mask") if masked else ("input_ids",)
+        return {name: torch.tensor([encoded[name]], device=self.device) for name in names}
+
+    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The UNet's raw output (ε, v or x0, as the scheduler's prediction type says), fp32, of z's shape.
+
+        Args:
+            z: latents (B, C, h, w), fp32; cast to the UNet's dtype.
+            t: (B,) long, a timestep per row.
+            condition: B rows.
+        """
+        added = None
+        if condition.pooled is not None and condition.time_ids is not None:
+            added = {"text_embeds": condition.pooled.to(self.dtype), "time_ids": condition.time_ids.to(self.dtype)}
+        output: Tensor = self.unet(
+            z.to(self.dtype),
+            t,
+            encoder_hidden_states=condition.embeddings.to(self.dtype),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return output.float()
