@@ -8,7 +8,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"fixpoint"
-"""Parquet footer entry of plans and shards: JSON with schema_version, attempt_id, configuration, versions, model digest."""
+"""Parquet footer entry of plans and shards: JSON with schema_version, attempt_id, counts and what the run adds."""
 
 STAGES = ("read", "encode", "invert", "sample", "decode", "render", "write")
 """Where a photo's time goes; ``timings`` holds one number of seconds for each."""
@@ -52,7 +52,10 @@ PLAN = pa.schema(
 
 
 def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
-    """Schema v1 of a shard: one row a photo. ``latent_shape`` (C, h, w) if all latents share it, else raw bytes + shape."""
+    """Schema v1 of a shard: one row a photo.
+
+    ``latent_shape`` is (C, h, w) if all latents share it; otherwise latents are raw bytes beside their shape.
+    """
     latent: pa.DataType = pa.binary()
     if latent_shape is not None:
         latent = pa.fixed_shape_tensor(pa.float16(), list(latent_shape))
@@ -71,7 +74,7 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("status", pa.string(), "ok or failed"),
             _field("error_code", pa.string(), "why it failed, as a word; null if ok"),
             _field("error_message", pa.string(), "why it failed, as a sentence that names the fix; null if ok"),
-            _field("verdict", pa.string(), "what the run says of its own result: improved, unchanged, weakened, collapsed; null if failed"),
+            _field("verdict", pa.string(), "own judgement: improved, unchanged, weakened, collapsed; null if failed"),
             _field("strength", pa.float32(), "share of the edit that was applied, 0 to 1"),
             _field("prompt", pa.string(), "source prompt of the inversion"),
             _field("target_prompt", pa.string(), "prompt of the regeneration"),
@@ -82,13 +85,19 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("haze_map", PICTURE, "map of what was removed, 0 to 255, PNG at model size; null if none"),
             _field("output_path", pa.string(), "full-resolution picture, relative to the output root; null if none"),
             _field("output_sha256", pa.string(), "SHA-256 (hex) of the full-resolution picture's bytes"),
-            _field("inversion_status", pa.string(), "worst status of the inversion's steps: converged, max-iterations, …"),
+            _field("inversion_status", pa.string(), "worst status of the steps: converged, max-iterations, …"),
             _field("steps", pa.list_(STEP), "one entry per inversion step and iteration"),
             _field("nfe", pa.int32(), "rows of the UNet evaluated for this photo, in all"),
             _field("nfe_inversion", pa.int32(), "of these, in the inversion"),
-            _field("metrics", pa.map_(pa.string(), pa.float64()), "measures by name, for instance psnr_input, dark_channel_before"),
+            _field("metrics", pa.map_(pa.string(), pa.float64()), "measures by name, for instance psnr_input"),
             _field("timings", pa.struct([pa.field(stage, pa.float32()) for stage in STAGES]), "seconds by stage"),
             _field("batch_size", pa.int32(), "rows of the batch the photo was processed in"),
             _field("seed", pa.int64(), "seed of the photo's noise"),
         ]
     )
+
+
+def latent_shape(schema: pa.Schema) -> list[int] | None:
+    """(C, h, w) of the latents if a shard's schema fixes it, else None."""
+    kind = schema.field("latent").type if "latent" in schema.names else None
+    return list(kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else None

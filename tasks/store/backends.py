@@ -1,0 +1,305 @@
+"""One attempt at each storage operation, for local folders, memory, S3 and other fsspec stores.
+
+A backend never retries and raises what its library raises; :mod:`tasks.store.retry` sorts that. ``create`` must
+be exclusive: of any number of concurrent creates of one key exactly one succeeds, the others raise.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+from fsspec.asyn import sync
+
+from tasks.store.errors import InvalidLocation
+from tasks.store.retry import RetryPolicy, Vanished
+from tasks.store.uris import Location
+
+TEMPORARY = ".tmp-"
+"""Names of local files being written begin so; a kill can leave them behind, ``gc`` removes them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing. ``etag`` is the store's entity tag, locally modification time and size."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Backend(Protocol):
+    """What a store must be able to do, one attempt each. Keys are relative to the location's path."""
+
+    def read(self, key: str, tail: int | None = None) -> bytes:
+        """All bytes, or the last ``tail``."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Create or replace, whole or not at all."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Create, whole or not at all; raise if the key exists."""
+
+    def stat(self, key: str) -> Entry:
+        """Size and tag; raise FileNotFoundError (or a 404) if absent."""
+
+    def remove(self, key: str) -> None:
+        """Delete; an absent key may raise FileNotFoundError."""
+
+    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
+        """Some entries whose keys begin with ``prefix`` and the cursor of the next page, None after the last."""
+
+
+class LocalBackend:
+    """A folder. Writes go to a temporary file beside the target, are flushed to disk and then linked into place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def _inside(self, key: str) -> Path:
+        path = self.root / key
+        if ".." in Path(key).parts or not path.parent.resolve().is_relative_to(self.root):
+            raise InvalidLocation(f"{key!r} leads out of {self.root}: remove the symbolic link or the '..'")
+        return path
+
+    def read(self, key: str, tail: int | None = None) -> bytes:
+        """All bytes of a file, or the last ``tail``."""
+        path = self._inside(key)
+        if not path.resolve().is_relative_to(self.root):
+            raise InvalidLocation(f"{key!r} is a symbolic link out of {self.root}: copy the file instead")
+        with path.open("rb") as file:
+            if tail is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
+            return file.read()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace in one step."""
+        temporary, path = self._temporary(key, data)
+        try:
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _flush_folder(path.parent)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Link into place: exclusive, unlike open(…, "x") followed by a write."""
+        temporary, path = self._temporary(key, data)
+        try:
+            os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush_folder(path.parent)
+
+    def _temporary(self, key: str, data: bytes) -> tuple[Path, Path]:
+        path = self._inside(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary, path
+
+    def stat(self, key: str) -> Entry:
+        """Size and time."""
+        path = self._inside(key)
+        if not path.is_file():
+            raise FileNotFoundError(key)
+        return _local_entry(key, path.stat())
+
+    def remove(self, key: str) -> None:
+        """Delete."""
+        self._inside(key).unlink()
+
+    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
+        """All files below, lazily, as one page."""
+        folder = prefix.rpartition("/")[0]
+        entries = self._walk(self._inside(folder) if folder else self.root, folder + "/" if folder else "")
+        return (entry for entry in entries if entry.key.startswith(prefix)), None
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[Entry]:
+        """Files below in the order S3 lists them; memory: the names of one folder. Linked folders are not followed."""
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            key = prefix + entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), key + "/")
+            elif entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(self.root)):
+                yield _local_entry(key, entry.stat())
+
+
+def _local_entry(key: str, stat: os.stat_result) -> Entry:
+    return Entry(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new name survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class S3Backend:
+    """A prefix of a bucket, through the client of s3fs with all of its and botocore's own retries left out."""
+
+    def __init__(self, location: Location, policy: RetryPolicy) -> None:
+        env = os.environ
+        self.bucket, self.prefix = location.bucket, location.path and location.path.rstrip("/") + "/"
+        self._fs = fsspec.filesystem(
+            "s3",
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            endpoint_url=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+            client_kwargs={"region_name": env["AWS_REGION"]} if env.get("AWS_REGION") else {},
+            config_kwargs={
+                "retries": {"total_max_attempts": 1},
+                "connect_timeout": policy.request_timeout,
+                "read_timeout": policy.request_timeout,
+                "max_pool_connections": 64,
+            },
+        )
+
+    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        async def once() -> dict[str, Any]:
+            client = await self._fs.set_session()
+            reply: dict[str, Any] = await getattr(client, method)(Bucket=self.bucket, **arguments)
+            if "Body" in reply:
+                async with reply["Body"] as body:
+                    reply["Body"] = await body.read()
+            return reply
+
+        reply: dict[str, Any] = sync(self._fs.loop, once)
+        return reply
+
+    def read(self, key: str, tail: int | None = None) -> bytes:
+        """GET, with the length checked."""
+        extra = {} if tail is None else {"Range": f"bytes=-{tail}"}
+        reply = self._call("get_object", Key=self.prefix + key, **extra)
+        body: bytes = reply["Body"]
+        expected = reply.get("ContentLength")
+        if expected is None:  # a proxy re-chunked the reply, so a cut would go unseen
+            expected = self.stat(key).size if tail is None else min(tail, self.stat(key).size)
+        if len(body) != expected:
+            raise Vanished(f"{len(body)} of {expected} bytes arrived")
+        return body
+
+    def write(self, key: str, data: bytes) -> None:
+        """A single PUT."""
+        self._call("put_object", Key=self.prefix + key, Body=data)
+
+    def create(self, key: str, data: bytes) -> None:
+        """A single PUT with ``If-None-Match: *``."""
+        self._call("put_object", Key=self.prefix + key, Body=data, IfNoneMatch="*")
+
+    def stat(self, key: str) -> Entry:
+        """HEAD."""
+        reply = self._call("head_object", Key=self.prefix + key)
+        return Entry(key, int(reply["ContentLength"]), reply["ETag"].strip('"'))
+
+    def remove(self, key: str) -> None:
+        """DELETE; S3 does not tell whether the key was there."""
+        self._call("delete_object", Key=self.prefix + key)
+
+    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
+        """Up to 1000 keys."""
+        extra = {} if cursor is None else {"ContinuationToken": cursor}
+        reply = self._call("list_objects_v2", Prefix=self.prefix + prefix, **extra)
+        entries = [
+            Entry(item["Key"][len(self.prefix) :], int(item["Size"]), item["ETag"].strip('"'))
+            for item in reply.get("Contents", [])
+            if not item["Key"].endswith("/")  # folder marks of graphical tools
+        ]
+        return entries, reply["NextContinuationToken"] if reply.get("IsTruncated") else None
+
+
+_MEMORY_LOCK = threading.Lock()
+
+
+class FsspecBackend:
+    """Any other fsspec file system whose ``pipe_file(mode="create")`` is exclusive: gs, az; memory under a lock."""
+
+    def __init__(self, location: Location) -> None:
+        options = {} if location.scheme == "memory" else {"use_listings_cache": False}
+        self._fs = fsspec.filesystem(location.scheme, **options)
+        self._base = "/".join(part for part in (location.bucket, location.path.rstrip("/")) if part)
+        if location.scheme == "memory":
+            self._base = "/" + self._base
+
+    def _path(self, key: str) -> str:
+        return f"{self._base}/{key}" if self._base.strip("/") else self._base + key
+
+    def read(self, key: str, tail: int | None = None) -> bytes:
+        """All bytes, or the last ``tail``."""
+        data: bytes = self._fs.cat_file(self._path(key), **({} if tail is None else {"start": -tail}))
+        return bytes(data)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace in one request."""
+        with _MEMORY_LOCK:
+            self._fs.pipe_file(self._path(key), data)
+
+    def create(self, key: str, data: bytes) -> None:
+        """``pipe_file(mode="create")``."""
+        if self._fs.protocol != "memory":
+            self._fs.pipe_file(self._path(key), data, mode="create")
+            return
+        with _MEMORY_LOCK:  # fsspec's memory file system checks, then writes
+            self._fs.pipe_file(self._path(key), data, mode="create")
+
+    def stat(self, key: str) -> Entry:
+        """Size and tag."""
+        info = self._fs.info(self._path(key))
+        if info["type"] != "file":
+            raise FileNotFoundError(key)
+        return self._entry(info)
+
+    def remove(self, key: str) -> None:
+        """Delete."""
+        self._fs.rm_file(self._path(key))
+
+    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
+        """All files below, lazily, as one page."""
+        folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
+        return (entry for entry in self._walk(folder) if entry.key.startswith(prefix)), None
+
+    def _walk(self, folder: str) -> Iterator[Entry]:
+        """Files below, folder by folder; memory: one folder's names."""
+        try:
+            found = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return
+        for info in sorted(found, key=lambda i: i["name"] + "/" * (i["type"] == "directory")):
+            if info["type"] == "directory":
+                yield from self._walk(info["name"])
+            else:
+                yield self._entry(info)
+
+    def _entry(self, info: dict[str, Any]) -> Entry:
+        tag = info.get("etag") or info.get("ETag") or info.get("created") or ""
+        return Entry(info["name"][len(self._path("")) :], int(info["size"]), str(tag).strip('"'))
+
+
+def open_backend(location: Location, policy: RetryPolicy) -> Backend:
+    """The backend of a location that can be written to."""
+    if location.scheme == "file":
+        return LocalBackend(Path(location.path))
+    if location.scheme == "s3":
+        return S3Backend(location, policy)
+    return FsspecBackend(location)

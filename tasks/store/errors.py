@@ -1,0 +1,62 @@
+"""What can go wrong between a run and its storage.
+
+::
+
+    StoreError
+    ├── InvalidLocation        a URL or key that is not allowed (also a ValueError)
+    ├── NotFound               no such object, folder or bucket
+    ├── AlreadyExists          a create met an object that stands; ``Store.put_new`` resolves it
+    ├── AccessDenied           credentials missing, wrong or without the right
+    ├── StoreFull              disk, quota or file system refuses more bytes
+    ├── StoreUnavailable       a transient failure outlived the retry budget; the same command resumes
+    ├── NotExclusive           the store lets a second create overwrite the first
+    ├── ForeignConfiguration   the output belongs to a run with another configuration
+    ├── UnknownSchema          written by a version this one cannot read
+    └── Corrupt                bytes differ from what was written
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of all storage errors; the message is one sentence that names the fix."""
+
+
+class InvalidLocation(StoreError, ValueError):
+    """The URL or key is malformed, of a scheme that is not allowed, or leads out of its root."""
+
+
+class NotFound(StoreError):
+    """No such object, folder or bucket."""
+
+
+class AlreadyExists(StoreError):
+    """A create met an object that stands."""
+
+
+class AccessDenied(StoreError):
+    """Credentials are missing, wrong, expired or lack the right."""
+
+
+class StoreFull(StoreError):
+    """Disk, quota or a read-only file system refuses more bytes."""
+
+
+class StoreUnavailable(StoreError):
+    """A transient failure lasted longer than the retry budget."""
+
+
+class NotExclusive(StoreError):
+    """A second create of the same key succeeded, so commits would overwrite each other."""
+
+
+class ForeignConfiguration(StoreError):
+    """The output already belongs to a run with another configuration."""
+
+
+class UnknownSchema(StoreError):
+    """The object was written by a schema version that this version cannot read."""
+
+
+class Corrupt(StoreError):
+    """The bytes are not those that were written."""

@@ -1,0 +1,183 @@
+"""A store: named bytes under one URL, with one retry layer and creates that never overwrite."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasks.store import uris
+from tasks.store.backends import Backend, Entry, open_backend
+from tasks.store.errors import InvalidLocation, NotExclusive, NotFound
+from tasks.store.retry import Kind, RetryPolicy, Vanished, kind_of, with_retries
+from tasks.store.uris import Location
+
+__all__ = ["Entry", "PutOutcome", "Store", "open_store", "read_uri"]
+
+
+@dataclass(frozen=True)
+class PutOutcome:
+    """How a create ended: ``won`` if the bytes that stand are ours, and those bytes."""
+
+    won: bool
+    standing: bytes
+
+
+class Store:
+    """Objects under one location. Keys are relative paths with forward slashes; safe to share among threads."""
+
+    def __init__(self, location: Location, backend: Backend, policy: RetryPolicy) -> None:
+        self.location = location
+        self._backend = backend
+        self._policy = policy
+
+    def __repr__(self) -> str:
+        return f"Store({uris.public_uri(str(self.location))})"
+
+    def uri(self, key: str) -> str:
+        """Where ``key`` lives, as logged and recorded."""
+        return uris.public_uri(str(self.location / key))
+
+    def get(self, key: str) -> bytes:
+        """All bytes of an object.
+
+        Raises:
+            NotFound, AccessDenied, StoreUnavailable.
+        """
+        return with_retries(self._policy, f"Reading {self.uri(key)}", lambda: self._backend.read(key))
+
+    def get_tail(self, key: str, size: int) -> bytes:
+        """The last ``size`` bytes of an object (all of it if it is shorter): enough for a Parquet footer."""
+        return with_retries(self._policy, f"Reading {self.uri(key)}", lambda: self._backend.read(key, size))
+
+    def put(self, key: str, data: bytes) -> None:
+        """Create or replace an object; for tables and reports that may be rebuilt at any time.
+
+        Raises:
+            InvalidLocation, StoreFull, AccessDenied, StoreUnavailable.
+        """
+        _check_key(key)
+        with_retries(self._policy, f"Writing {self.uri(key)}", lambda: self._backend.write(key, data))
+
+    def put_new(self, key: str, data: bytes) -> PutOutcome:
+        """Create an object if the key is free; the outcome is certain even if a reply was lost.
+
+        Whenever the store says "exists", the object is read back and compared, for our own request may have been
+        applied before its reply was lost. So ``data`` should hold something random, such as an attempt id, unless
+        equal bytes are as good as ours.
+
+        Raises:
+            InvalidLocation, StoreFull, AccessDenied, StoreUnavailable (then the object may or may not exist).
+        """
+        _check_key(key)
+
+        def create_or_read() -> bytes:
+            try:
+                self._backend.create(key, data)
+            except Exception as error:
+                if kind_of(error) is not Kind.EXISTS:
+                    raise
+                return self._read_standing(key)
+            return data
+
+        standing = with_retries(self._policy, f"Creating {self.uri(key)}", create_or_read)
+        return PutOutcome(standing == data, standing)
+
+    def _read_standing(self, key: str) -> bytes:
+        try:
+            return self._backend.read(key)
+        except Exception as error:
+            if kind_of(error) is Kind.MISSING:
+                raise Vanished("the object exists and does not exist") from error
+            raise
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return self.stat(key) is not None
+
+    def stat(self, key: str) -> Entry | None:
+        """Size and entity tag, or None if the object is not there."""
+        try:
+            return with_retries(self._policy, f"Looking up {self.uri(key)}", lambda: self._backend.stat(key))
+        except NotFound:
+            return None
+
+    def delete(self, key: str) -> None:
+        """Remove an object; fine if it is gone already."""
+        _check_key(key)
+        try:
+            with_retries(self._policy, f"Deleting {self.uri(key)}", lambda: self._backend.remove(key))
+        except NotFound:
+            return
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Objects whose keys begin with ``prefix``, in the order of their keys, a page at a time.
+
+        Memory: one page of S3 (1000 keys), or the names of one local folder.
+
+        Raises:
+            NotFound: if the bucket does not exist. A folder that does not exist is empty.
+        """
+        cursor: str | None = None
+        what = f"Listing {self.uri(prefix)}"
+        while True:
+            page, cursor = with_retries(self._policy, what, lambda at=cursor: self._backend.page(prefix, at))  # type: ignore[misc]
+            yield from page
+            if cursor is None:
+                return
+
+    def probe_exclusive(self) -> None:
+        """Make sure that a second create fails; commits rely on it.
+
+        Raises:
+            NotExclusive: the store overwrote the first object.
+        """
+        key = f"probe/{uuid.uuid4().hex}"
+        first, second = uuid.uuid4().bytes, uuid.uuid4().bytes
+        try:
+            self.put_new(key, first)
+            overwritten = self.put_new(key, second).won or self.get(key) != first
+        finally:
+            self.delete(key)
+        if overwritten:
+            raise NotExclusive(
+                f"{self.uri('')} lets a second create overwrite the first, so two runs could destroy each other's "
+                "results: use a store that honours 'If-None-Match: *' (AWS S3, MinIO, SeaweedFS) or a local folder"
+            )
+
+
+def _check_key(key: str) -> None:
+    parts = key.split("/")
+    if not key or "\0" in key or any(part in {"", ".", ".."} for part in parts):
+        raise InvalidLocation(f"{key!r} cannot name an output: use a relative path without '..', see safe_key")
+
+
+def open_store(url: str, policy: RetryPolicy | None = None) -> Store:
+    """The store at a local folder, file://, s3://, gs://, az:// or memory:// URL.
+
+    Credentials and endpoint come from the environment only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE,
+    AWS_REGION, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, and what gcsfs and adlfs read. Nothing is contacted yet.
+
+    Raises:
+        InvalidLocation: if the URL is not allowed.
+    """
+    policy = policy or RetryPolicy()
+    location = uris.parse(url)
+    return Store(location, open_backend(location, policy), policy)
+
+
+def read_uri(uri: str, policy: RetryPolicy | None = None, *, allow_http: bool = False) -> bytes:
+    """The bytes of one photo, wherever it is; for manifests whose photos lie in several places.
+
+    Raises:
+        InvalidLocation, NotFound, AccessDenied, StoreUnavailable.
+    """
+    location = uris.parse(uri, allow_http=allow_http)
+    policy = policy or RetryPolicy()
+    if location.scheme in uris.WEB:
+        from tasks.store.web import fetch
+
+        return with_retries(policy, f"Reading {uris.public_uri(uri)}", lambda: fetch(uri, policy.request_timeout))
+    folder, _, name = location.path.rpartition("/")
+    root = Location(location.scheme, location.bucket, folder or ("/" if location.scheme == "file" else ""))
+    return Store(root, open_backend(root, policy), policy).get(name)

@@ -1,0 +1,119 @@
+"""Whether an output is whole, and what lies about in it that no commit speaks for."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.store.backends import TEMPORARY
+from tasks.store.errors import NotFound, StoreError
+from tasks.store.ledger import READERS, Ledger, ShardId
+from tasks.store.objects import Entry, Store
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one object."""
+
+    key: str
+    message: str
+
+
+def verify(ledger: Ledger) -> Iterator[Problem]:
+    """Everything that is wrong with an output; nothing if each planned photo has one row and no bit differs.
+
+    Reads every object in full: run.json, plans and shards against their own digests and Parquet page checksums,
+    rows against plans, pictures against the digests their rows record.
+    """
+    yield from _attempt("run.json", ledger.run)
+    plans = ledger.plans()
+    if plans != list(range(1, len(plans) + 1)):
+        yield Problem("plans/", f"Plans are numbered {plans}: one is missing; restore it from a copy")
+    expected: set[ShardId] = set()
+    for plan in plans:
+        yield from _attempt(f"plan {plan}", lambda plan=plan: expected.update(_shards_of(ledger, plan)))
+    done = set(ledger.committed())
+    for shard in sorted(expected - done):
+        yield Problem(shard.key, "This shard is not committed: run the same command again to finish it")
+    for shard in sorted(done - expected):
+        yield Problem(shard.key, "No readable plan has this shard: restore the plan, or remove the shard")
+    with ThreadPoolExecutor(READERS) as pool:
+        for shard in sorted(done & expected):
+            yield from _attempt(shard.key, lambda shard=shard: ledger.check_shard(*shard))
+            yield from _check_pictures(ledger, shard, pool)
+
+
+def _attempt(key: str, check: Any) -> Iterator[Problem]:
+    try:
+        check()
+    except (StoreError, ValueError) as error:
+        yield Problem(key, str(error))
+
+
+def _shards_of(ledger: Ledger, plan: int) -> Iterable[ShardId]:
+    """Shards of a plan whose rows are numbered without a gap."""
+    table = ledger.read_plan(plan).sort_by([("shard", "ascending"), ("row", "ascending")])
+    pairs = list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
+    sizes = collections.Counter(shard for shard, _ in pairs)
+    if pairs != [(shard, row) for shard in range(len(sizes)) for row in range(sizes[shard])]:
+        raise ValueError("Its rows are not numbered without a gap: restore the plan from a copy")
+    return [ShardId(plan, shard) for shard in sizes]
+
+
+def _check_pictures(ledger: Ledger, shard: ShardId, pool: ThreadPoolExecutor) -> Iterator[Problem]:
+    """Pictures that are missing or differ from what their rows say."""
+    try:
+        table = ledger.read_shard(*shard, columns=["output_path", "output_sha256"])
+    except StoreError:
+        return  # reported already
+    rows = [row for row in table.to_pylist() if row["output_path"]]
+    yield from filter(None, pool.map(lambda row: _picture_problem(ledger.store, row), rows))
+
+
+def _picture_problem(store: Store, row: dict[str, str]) -> Problem | None:
+    path = row["output_path"]
+    try:
+        data = store.get(path)
+    except NotFound:
+        return Problem(path, "This picture is missing: restore it from a copy")
+    except StoreError as error:
+        return Problem(path, str(error))
+    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
+        return Problem(path, "This picture is damaged or was replaced: restore it from a copy")
+    return None
+
+
+def gc(ledger: Ledger, *, dry_run: bool = True) -> list[Entry]:
+    """What killed or losing attempts left behind: temporary files, probes, pictures that no commit names.
+
+    Deletes them if ``dry_run`` is False. Do not run it while a run works on the same output.
+
+    Raises:
+        ValueError: while shards are open, for their pictures look like leftovers.
+        Corrupt: if a commit cannot be read, for its pictures are unknown then.
+    """
+    if still_open := len(ledger.open_shards()):
+        raise ValueError(f"{still_open} shards are still open: finish the run first, then clean up")
+    named = {path for shard in ledger.committed() for path in _pictures(ledger.read_shard(*shard, ["output_path"]))}
+    leftovers = [entry for entry in ledger.store.list() if _is_leftover(entry.key, named)]
+    if not dry_run:
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(lambda entry: ledger.store.delete(entry.key), leftovers))
+    return leftovers
+
+
+def _pictures(table: pa.Table) -> list[str]:
+    paths: list[str] = pc.drop_null(table["output_path"]).to_pylist()
+    return paths
+
+
+def _is_leftover(key: str, named: set[str]) -> bool:
+    folder, _, name = key.rpartition("/")
+    return name.startswith(TEMPORARY) or folder == "probe" or (key.startswith("images/") and key not in named)
