@@ -1,0 +1,107 @@
+"""What kind of file some bytes are, told from their first bytes, and errors that say what to do about it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class PhotoError(ValueError):
+    """A file that is not a photograph we can process. ``code`` is one word for tables, the message names the fix."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+CODES = (
+    "animated",
+    "damaged",
+    "empty-file",
+    "inconsistent-size",
+    "multi-page",
+    "not-an-image",
+    "panorama",
+    "too-large",
+    "too-many-pixels",
+    "truncated",
+    "unsupported-format",
+    "unsupported-mode",
+    "video",
+)
+"""Every code ``decode_photo`` can give."""
+
+SUPPORTED = ((b"\xff\xd8\xff", "jpeg"), (PNG_SIGNATURE, "png"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"))
+FOREIGN = (
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"8BPS", "a Photoshop document"),
+    (b"%PDF", "a PDF"),
+    (b"II+\0", "a BigTIFF"),
+    (b"MM\0+", "a BigTIFF"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (b"FUJIFILM", "raw camera data"),
+    (b"IIU\0", "raw camera data"),
+)
+VIDEO = (b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV\x01")
+STILL_BRANDS = {
+    b"heic": "a HEIC picture",
+    b"heix": "a HEIC picture",
+    b"heif": "a HEIF picture",
+    b"mif1": "a HEIF picture",
+    b"avif": "an AVIF picture",
+    b"crx ": "raw camera data",
+}
+
+
+def recognise(data: bytes) -> str:
+    """jpeg, png, webp or tiff. Raises PhotoError (not-an-image, unsupported-format, video) for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[8:10] == b"CR" and data[:4] == b"II*\0":
+        raise _foreign("raw camera data")
+    for magic, kind in SUPPORTED:
+        if data.startswith(magic):
+            return kind
+    for magic, name in FOREIGN:
+        if data.startswith(magic):
+            raise _foreign(name)
+    if data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS:
+        raise _foreign(STILL_BRANDS[data[8:12]])
+    if data[4:8] in (b"ftyp", b"moov") or data.startswith(VIDEO) or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
+        raise PhotoError("video", "This is a video. Videos are out of scope: extract the frames as pictures first.")
+    raise PhotoError("not-an-image", "This is no picture file. Use JPEG, PNG, WebP or TIFF.")
+
+
+def _foreign(name: str) -> PhotoError:
+    return PhotoError("unsupported-format", f"This is {name}. Save it as JPEG, PNG, WebP or TIFF.")
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, content) of each chunk of a PNG file, pixel data left out, until the end or the first broken chunk."""
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        (length,), name = struct.unpack_from(">I", data, position), data[position + 4 : position + 8]
+        if name not in (b"IDAT", b"fdAT"):
+            yield name, data[position + 8 : position + 8 + length]
+        position += 12 + length
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP file from its header. Raises PhotoError (truncated, damaged)."""
+    if len(data) < 30:
+        raise PhotoError("truncated", "The file ends before the picture does. Copy or download it again.")
+    match data[12:16]:
+        case b"VP8X":
+            return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        case b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+    raise PhotoError("damaged", "The WebP header is damaged. Open the file in an editor and export it again.")
