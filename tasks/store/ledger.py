@@ -133,12 +133,15 @@ class Ledger:
         matches = (_PLAN_KEY.fullmatch(entry.key) for entry in self.store.list("plans/"))
         return sorted(int(match.group(1)) for match in matches if match)
 
-    def add_plan(self, rows: pa.Table) -> int | None:
-        """Create the next plan from rows of schema ``PLAN``; its number, or None if another run took that number."""
-        number = max(self.plans(), default=0) + 1
+    def add_plan(self, rows: pa.Table, number: int) -> bool:
+        """Create plan ``number`` from rows of schema ``PLAN``; False if another run took that number.
+
+        ``number`` must be one above the plans that ``rows`` were compared with: were it looked up here, a plan
+        added meanwhile would go unnoticed, and its photos be planned twice.
+        """
         counts = {"rows": len(rows), "shards": pc.max(rows["shard"]).as_py() + 1}
         data = parquet.encode(parquet.conform(rows, PLAN), {"attempt_id": uuid.uuid4().hex, **counts})
-        return number if self.store.put_new(_plan_key(number), data).won else None
+        return self.store.put_new(_plan_key(number), data).won
 
     def plan_new(
         self, entries: Iterable[dict[str, Any]], shard_size: int, plan_size: int = PLAN_SIZE
@@ -156,17 +159,19 @@ class Ledger:
         if shard_size < 1:
             raise ValueError(f"shard_size is {shard_size}: it must be at least 1")
         plan_size = max(plan_size - plan_size % shard_size, shard_size)
-        seen = self.plans()
-        claims = self._claims(seen)
+        known = self.plans()
+        claims = self._claims(known)
         unclaimed = (entry for entry in entries if not _consume(claims, entry))
         added = []
         while chunk := list(itertools.islice(unclaimed, plan_size)):
-            while chunk and (number := self.add_plan(_plan_table(chunk, shard_size))) is None:
-                fresh = [other for other in self.plans() if other not in seen and other not in added]
-                claims.update(self._claims(fresh))
-                seen += fresh
+            number = max(known, default=0) + 1
+            while chunk and not self.add_plan(_plan_table(chunk, shard_size), number):
+                claims.update(self._claims([number]))
+                known.append(number)
                 chunk = [entry for entry in chunk if not _consume(claims, entry)]
-            if chunk and number is not None:
+                number += 1
+            if chunk:
+                known.append(number)
                 added.append(number)
         return added
 
