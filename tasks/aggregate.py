@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ GROUP_SHARDS = 64
 """Most shards in one row group."""
 GROUP_BYTES = 32 << 20
 """Most bytes (Arrow) of shard rows in one row group; bounds the memory."""
+READ_AHEAD = 8
+"""Shards in memory ahead of their turn."""
 
 Progress = Callable[[int, int], None]
 
@@ -98,14 +101,15 @@ def _aggregate_run(
     fresh = [shard for shard in shards if shard.name not in manifest.shards]
     sweep(run, tables, manifest)
     images = steps = read = 0
-    with PartWriter(run, tables, manifest) as writer:
-        for group in _groups(run, fresh):
-            flat = flatten_steps(group.photos)
-            writer.write(group.name, flat, flatten_images(group.photos))
-            manifest.shards |= {shard.name: entry for shard, entry in zip(group.shards, group.entries, strict=True)}
-            images, steps, read = images + group.photos.num_rows, steps + flat.num_rows, read + len(group.shards)
-            if progress:
-                progress(read, len(fresh))
+    writer = PartWriter(run, tables, manifest)
+    for group in _groups(run, fresh):
+        flat = flatten_steps(group.photos)
+        writer.write(group.name, flat, flatten_images(group.photos))
+        manifest.shards |= {shard.name: entry for shard, entry in zip(group.shards, group.entries, strict=True)}
+        images, steps, read = images + group.photos.num_rows, steps + flat.num_rows, read + len(group.shards)
+        if progress:
+            progress(read, len(fresh))
+    writer.close()
     if fresh:
         write_table(tables, "runs", run, run_table(run, tables, manifest))
         write_table(tables, "summary", run, summary_table(run, tables))
@@ -114,24 +118,30 @@ def _aggregate_run(
 
 
 def _groups(run: Output, shards: list[Shard]) -> Iterator[_Group]:
-    """Shards read side by side, joined up to the size of one row group."""
+    """Shards joined up to the size of one row group."""
     ready: list[tuple[Shard, pa.Table, dict[str, Any]]] = []
+    size = 0
     for shard, table, footer in _read(run, shards):
         ready.append((shard, table, _entry(shard, table, footer)))
-        if len(ready) >= GROUP_SHARDS or sum(table.nbytes for _, table, _ in ready) >= GROUP_BYTES:
+        size += table.nbytes
+        if len(ready) >= GROUP_SHARDS or size >= GROUP_BYTES:
             yield _join(ready)
-            ready = []
+            ready, size = [], 0
     if ready:
         yield _join(ready)
 
 
 def _read(run: Output, shards: list[Shard]) -> Iterator[tuple[Shard, pa.Table, dict[str, Any]]]:
-    """Every shard's table and footer, in order, at most eight in memory ahead of the caller."""
+    """Every shard's table and footer, in order; the next ones are read while the caller works."""
+    pending: deque[tuple[Shard, Future[tuple[pa.Table, dict[str, Any]]]]] = deque()
     with ThreadPoolExecutor(4, thread_name_prefix="read-shard") as pool:
-        for start in range(0, len(shards), 8):
-            window = shards[start : start + 8]
-            read = pool.map(lambda shard: read_shard(run, shard, SHARD_COLUMNS), window)
-            yield from ((shard, *pair) for shard, pair in zip(window, read, strict=True))
+        for shard in shards:
+            pending.append((shard, pool.submit(read_shard, run, shard, SHARD_COLUMNS)))
+            if len(pending) == READ_AHEAD:
+                first, future = pending.popleft()
+                yield first, *future.result()
+        for first, future in pending:
+            yield first, *future.result()
 
 
 def _join(ready: list[tuple[Shard, pa.Table, dict[str, Any]]]) -> _Group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,28 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.store.errors import NotFound
+from tasks.store.objects import Store, open_store
 from tasks.store.schema import FOOTER_KEY, shard_schema
+from tasks.store.uris import Location
+
+_SHARD = re.compile(r"shards/(\d{6}-\d{5}\.parquet)")
+_BLOCK = 1 << 20
+"""Bytes asked for at least when a column is read from a remote shard."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output root: its URL, and the file system and path that reach it."""
+    """An output root: its store, and a file system that can read parts of an object, which a store cannot."""
 
-    url: str
+    store: Store
     fs: Any
     root: str
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+        return self.store.uri("").rstrip("/")
 
     @property
     def run(self) -> str:
@@ -30,66 +43,69 @@ class Output:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.root.rstrip("/").rsplit("/", 1)[-1]) or "run"
         return f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self.store.location.scheme == "file"
+
 
 @dataclass(frozen=True)
 class Shard:
     """One committed shard object; ``etag`` changes whenever its bytes do."""
 
     name: str
-    path: str
     etag: str
-    size: int
 
 
 def open_output(url: str) -> Output:
-    """The output root at ``url`` (a folder or any fsspec URL), its URL made absolute and free of credentials."""
-    fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    public = re.sub(r"://[^/@]*@", "://", fs.unstrip_protocol(root))
-    return Output(public.rstrip("/"), fs, root.rstrip("/"))
+    """The output root at a folder or URL; nothing is contacted yet.
+
+    Raises:
+        InvalidLocation: if the URL is not allowed.
+    """
+    store = open_store(url)
+    place = store.location
+    return Output(store, _file_system(place), "/".join(part for part in (place.bucket, place.path.rstrip("/")) if part))
+
+
+def _file_system(place: Location) -> Any:
+    if place.scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return fsspec.filesystem("s3", use_listings_cache=False, endpoint_url=endpoint)
+    return fsspec.filesystem(place.scheme)
 
 
 def list_shards(output: Output) -> list[Shard]:
-    """All committed shards under ``shards/``, by name; empty if the run has committed none."""
-    try:
-        entries = output.fs.ls(f"{output.root}/shards", detail=True)
-    except FileNotFoundError:
-        return []
-    found = [_shard(entry) for entry in entries if entry["name"].endswith(".parquet")]
-    return sorted(found, key=lambda shard: shard.name)
-
-
-def _shard(entry: dict[str, Any]) -> Shard:
-    tag = entry.get("ETag") or entry.get("etag") or entry.get("mtime") or entry.get("created") or ""
-    path, size = str(entry["name"]), int(entry["size"] or 0)
-    return Shard(path.rsplit("/", 1)[-1], path, f"{str(tag).strip(chr(34))}:{size}", size)
+    """All committed shards, by name; empty if the run has committed none."""
+    entries = ((_SHARD.fullmatch(entry.key), entry.etag) for entry in output.store.list("shards/"))
+    return sorted((Shard(match[1], etag) for match, etag in entries if match), key=lambda shard: shard.name)
 
 
 def read_json(output: Output, key: str) -> dict[str, Any]:
     """The JSON object at ``key``; empty if there is none or it is not an object."""
     try:
-        value = json.loads(output.fs.cat_file(f"{output.root}/{key}"))
-    except (FileNotFoundError, ValueError):
+        value = json.loads(output.store.get(key))
+    except (NotFound, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def read_shard(output: Output, shard: Shard, columns: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
     """Only ``columns`` of a shard, and its footer. A column the shard lacks comes back as nulls."""
-    with output.fs.open(shard.path, "rb", cache_type="readahead", block_size=1 << 20) as file:
+    with _open(output, shard) as file:
         parquet = pq.ParquetFile(file)
         present = [name for name in columns if name in parquet.schema_arrow.names]
-        table = parquet.read(columns=present, use_threads=False)
-        return _complete(table, columns), footer(parquet)
+        return _complete(parquet.read(columns=present, use_threads=False), columns), footer(parquet)
 
 
-def read_rows(output: Output, shard: Shard, columns: Sequence[str], rows: set[int]) -> Iterator[dict[str, Any]]:
-    """The rows of a shard whose number is in ``rows``, a few at a time, so that pictures never fill the memory."""
-    with output.fs.open(shard.path, "rb", cache_type="readahead", block_size=1 << 20) as file:
+def read_rows(output: Output, shard: Shard, columns: Sequence[str], numbers: set[int]) -> Iterator[dict[str, Any]]:
+    """The rows of a shard whose ``row`` is in ``numbers``, a few at a time: pictures never fill the memory."""
+    with _open(output, shard) as file:
         parquet = pq.ParquetFile(file)
         present = [name for name in ("row", *columns) if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(batch_size=16, columns=present, use_threads=False):
-            wanted = [index for index, row in enumerate(batch.column("row").to_pylist()) if row in rows]
-            yield from batch.take(wanted).to_pylist()
+            wanted = [index for index, row in enumerate(batch.column("row").to_pylist()) if row in numbers]
+            yield from batch.take(pa.array(wanted, pa.int64())).to_pylist()
 
 
 def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
@@ -99,6 +115,13 @@ def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
     except (KeyError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _open(output: Output, shard: Shard) -> Any:
+    path = f"{output.root}/shards/{shard.name}"
+    if output.is_local:
+        return output.fs.open(path, "rb")
+    return output.fs.open(path, "rb", cache_type="readahead", block_size=_BLOCK)
 
 
 def _complete(table: pa.Table, columns: Sequence[str]) -> pa.Table:

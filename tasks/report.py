@@ -14,7 +14,6 @@ import jinja2
 
 from tasks.aggregate import aggregate
 from tasks.committed import Output, open_output
-from tasks.parts import write_bytes
 from tasks.report_charts import Chart, charts_of, comparison
 from tasks.report_data import RunFacts, run_facts
 from tasks.report_pictures import Shown, flagged_photos, photos_of, sample_keys, show
@@ -118,7 +117,7 @@ def _write(target: Output, reports: list[RunReport], charts: list[Chart]) -> Rep
         "report/report.json": json.dumps(record, indent=1, default=str).encode(),
     }
     for key, data in content.items():
-        write_bytes(target, key, data)
+        target.store.put(key, data)
     facts = [report.facts for report in reports]
     return ReportSummary(
         *(f"{target.url}/{key}" for key in content),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,13 +32,14 @@ _VARIABLES = (
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fixpoint",
-    "font.size": 9,
+    "font.size": 9.5,
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.titlesize": 9.5,
     "grid.color": _GRID,
     "grid.linewidth": 0.6,
     "xtick.color": _INK,
@@ -46,7 +48,7 @@ _STYLE = {
     "ytick.minor.visible": False,
     "text.color": _INK,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
 }
@@ -76,17 +78,17 @@ def comparison(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFacts]) 
 def draw(plot: Callable[[Figure], None], title: str, note: str, alt: str, *, height: float = 2.9) -> Chart:
     """Draw with our style and turn the place-holder colours into CSS variables."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, height), layout="constrained")
+        figure = Figure(figsize=(4.2, height), layout="constrained")
         plot(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Chart(title, note, alt, _clean(buffer.getvalue(), title, alt))
+    return Chart(title, note, alt, _clean(buffer.getvalue(), alt))
 
 
-def _clean(svg: str, title: str, alt: str) -> str:
+def _clean(svg: str, alt: str) -> str:
     """Only the drawing: no XML header, no metadata, no fixed size; ids made unique to the chart."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    prefix = f"c{zlib.crc32(svg.encode()):08x}"
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     view = re.search(r'viewBox="[^"]+"', svg)
     label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
@@ -101,7 +103,8 @@ def _first_steps(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Char
     found = rows(
         connection,
         f"""SELECT step, iteration, median(intra) AS intra, median(inter) AS inter FROM steps
-            WHERE run = ? AND step < {FIRST_STEPS} AND isfinite(intra) GROUP BY ALL ORDER BY ALL""",
+            WHERE run = ? AND step < {FIRST_STEPS} AND isfinite(intra) AND intra > 0 GROUP BY step, iteration
+            QUALIFY count(*) >= 0.25 * max(count(*)) OVER (PARTITION BY step) ORDER BY step, iteration""",
         facts.run,
     )
     if not found:
@@ -121,7 +124,7 @@ def _first_steps(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Char
         axes[0].set_ylabel("RMS loss, median")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.2)
 
-    note = "Median over the photos still iterating. Intra-path: RMS(f(z) − z)" + (
+    note = "Median over the photos still iterating, as long as they are a quarter. Intra-path: RMS(f(z) − z)" + (
         "; inter-path: RMS(f(z) − f(z′)) of two paths started apart." if measured else "."
     )
     alt = "Loss against fixed-point iteration, one line for each of the first eight inversion steps."
@@ -240,6 +243,8 @@ def _histogram(values: list[float], title: str, label: str, alt: str) -> Chart |
         axis.set(xlabel=label, ylabel="photos")
         axis.grid(visible=False, axis="x")
         _whole(axis, "y")
+        if all(value.is_integer() for value in values):
+            _whole(axis)
 
     note = f"Mean {np.mean(values):.3g} (the line), median {np.median(values):.3g}, largest {max(values):.3g}."
     return draw(plot, title, note, alt, height=2.5)
@@ -254,13 +259,13 @@ def _stages(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | N
         axis = figure.subplots()
         names, seconds = list(facts.seconds), list(facts.seconds.values())
         bars = axis.barh(names, seconds, color=_SERIES[0], alpha=0.75, height=0.65)
-        axis.bar_label(bars, labels=[f"{value:.3g} s" for value in seconds], padding=3, fontsize=8, color=_INK)
+        axis.bar_label(bars, labels=[f"{value:.3g} s" for value in seconds], padding=3, fontsize=8.5, color=_INK)
         axis.invert_yaxis()
         axis.margins(x=0.18)
         axis.set(xlabel="seconds a photo, mean")
         axis.grid(visible=False, axis="y")
 
-    note = "Stages of different photos overlap, so a photo takes less wall time than their sum."
+    note = "Reading and writing overlap with computing other photos, so the wall time is less than the sum."
     return draw(plot, "Where the time goes", note, "Mean seconds a photo by stage.", height=2.5)
 
 

@@ -86,7 +86,7 @@ def _facts(connection: duckdb.DuckDBPyConnection, record: dict[str, Any], label:
         started_at=_moment(record["started_at"]),
         finished_at=_moment(record["finished_at"]),
         flagged=flagged,
-        verdicts=_counts(connection, "verdict", run, "status = 'ok'"),
+        verdicts=_from_best(_counts(connection, "verdict", run, "status = 'ok'")),
         inversion=_counts(connection, "inversion_status", run, "status = 'ok'"),
         failures=_counts(connection, "error_code", run, "status <> 'ok'"),
         nfe=ok["nfe"],
@@ -117,6 +117,12 @@ def _counts(connection: duckdb.DuckDBPyConnection, column: str, run: str, condit
     query = f"""SELECT {column} AS name, count(*) AS n FROM images
                 WHERE run = ? AND {condition} AND {column} IS NOT NULL GROUP BY 1 ORDER BY n DESC, name"""
     return {row["name"]: row["n"] for row in rows(connection, query, run)}
+
+
+def _from_best(verdicts: dict[str, int]) -> dict[str, int]:
+    """The known verdicts from good to bad, then any others."""
+    order = [name for name in ("improved", "unchanged", "weakened", "collapsed") if name in verdicts]
+    return {name: verdicts[name] for name in dict.fromkeys([*order, *verdicts])}
 
 
 def _stage_seconds(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, float]:

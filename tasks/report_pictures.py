@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import fsspec
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tasks.committed import Output, list_shards, read_rows
 from tasks.report_data import FLAGGED, PHOTO_COLUMNS, rows
-from tasks.store import uris
+from tasks.store.errors import StoreError
+from tasks.store.objects import read_uri
+from tasks.store.retry import RetryPolicy
 
 WIDE = 640
 """Longest side in pixels of the before and after pictures."""
 SMALL = 320
 """Longest side of haze maps."""
 
-_UNREADABLE = (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+_PATIENCE = RetryPolicy(attempts=3, budget=20.0, request_timeout=20.0)
+"""A report can do without a picture; it does not wait as long as a run does."""
+_UNREADABLE = (StoreError, OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -135,18 +138,16 @@ def _read(uri: str | None) -> Image.Image | None:
     if not uri:
         return None
     try:
-        with fsspec.open(str(uris.parse(uri)), "rb") as file:
-            return _shrink(file)
+        return _shrink(io.BytesIO(read_uri(uri, _PATIENCE)))
     except _UNREADABLE:
         return None
 
 
 def _read_output(output: Output, path: str | None) -> Image.Image | None:
-    if not path or ".." in path.split("/"):
+    if not path:
         return None
     try:
-        with output.fs.open(f"{output.root}/{path}", "rb") as file:
-            return _shrink(file)
+        return _shrink(io.BytesIO(output.store.get(path)))
     except _UNREADABLE:
         return None
 

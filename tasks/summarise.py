@@ -26,16 +26,16 @@ def connect(tables: Output) -> Iterator[duckdb.DuckDBPyConnection]:
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute("SET memory_limit = '500MB'; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
         connection.execute(f"SET temp_directory = '{spill}'")
-        if not _is_local(tables):
+        if not tables.is_local:
             connection.register_filesystem(tables.fs)
         yield connection
 
 
 def parquet(tables: Output, table: str, run: Output) -> str:
     """A DuckDB table expression for a run's rows of ``table``."""
-    folder = partition(tables, table, run)
-    location = folder if _is_local(tables) else tables.fs.unstrip_protocol(folder)
-    return f"read_parquet('{location.replace(chr(39), chr(39) * 2)}/*.parquet', hive_partitioning = false)"
+    folder = f"{tables.root}/{partition(table, run)}"
+    location = (folder if tables.is_local else tables.fs.unstrip_protocol(folder)).replace("'", "''")
+    return f"read_parquet('{location}/*.parquet', hive_partitioning = false)"
 
 
 def run_table(run: Output, tables: Output, manifest: Manifest) -> pa.Table:
@@ -129,6 +129,3 @@ def _time(value: object) -> datetime | None:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
-
-def _is_local(tables: Output) -> bool:
-    return "file" in (tables.fs.protocol if isinstance(tables.fs.protocol, tuple) else (tables.fs.protocol,))
