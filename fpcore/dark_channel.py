@@ -43,7 +43,7 @@ def dehaze(
 
     ``patch`` (odd) is the window of the dark channel in pixels, ``omega`` the share of haze removed, ``t0`` the least
     transmission, ``radius`` and ``eps`` those of the guided filter that fits the transmission to the picture's edges.
-    The airlight is the brightest pixel among the 0.1 % of pixels with the brightest dark channel.
+    The airlight is the mean colour of the 0.1 % of pixels with the brightest dark channel.
     """
     image = image[None] if image.ndim == 3 else image
     airlight = _airlight(image, dark_channel(image, patch))
@@ -55,12 +55,10 @@ def dehaze(
 
 
 def _airlight(image: Tensor, dark: Tensor) -> Tensor:
-    """(B, 3): the brightest of the pixels whose dark channel is in the top 0.1 %."""
+    """(B, 3): mean colour of the pixels whose dark channel is in the top 0.1 %."""
     pixels = image.flatten(2)  # (B, 3, N)
     haziest = dark.flatten(1).topk(max(1, pixels.shape[2] // 1000), dim=1).indices
-    candidates = pixels.gather(2, haziest[:, None].expand(-1, 3, -1))
-    brightest = candidates.sum(1).argmax(1)
-    return candidates[torch.arange(len(image)), :, brightest].clamp_min(1e-3)
+    return pixels.gather(2, haziest[:, None].expand(-1, 3, -1)).mean(2).clamp_min(1e-3)
 
 
 def _guided(guide: Tensor, x: Tensor, radius: int, eps: float) -> Tensor:

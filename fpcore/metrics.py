@@ -45,7 +45,7 @@ def colourfulness(image: Tensor) -> Tensor:
     r, g, b = (image * 255).flatten(2).unbind(1)
     opponents = torch.stack([r - g, (r + g) / 2 - b])  # (2, B, N)
     spread, centre = opponents.std(2, correction=0), opponents.mean(2)
-    return torch.linalg.vector_norm(spread, dim=0) + 0.3 * torch.linalg.vector_norm(centre, dim=0)
+    return (spread**2).sum(0).sqrt() + 0.3 * (centre**2).sum(0).sqrt()
 
 
 def clipped_share(image: Tensor, margin: float = 0.5 / 255) -> Tensor:

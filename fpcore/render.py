@@ -1,12 +1,13 @@
 """From a small edit to the full-resolution photograph by local affine colour transfer.
 
-Around each pixel of the model's size the edit is modelled as  result ≈ A · source + b,  A (3 × 3) and b (3), the
-colour-guided filter of He, Sun and Tang (2013) with the edit as its target:
+Around each pixel of the model's size the edit is modelled as  result ≈ A · source + b,  A (3 × 3) and b (3):
 
-    A = Cov(result, source) (Cov(source) + ε I)⁻¹,    b = mean(result) − A mean(source),    both smoothed.
+    A = (Cov(result, source) + ε g I) (Cov(source) + ε I)⁻¹,    b = mean(result) − A mean(source),    both smoothed,
 
-The coefficients are interpolated bilinearly to the photograph's size (Chen et al. 2016, bilateral guided upsampling
-without the range axis) and applied to its own pixels, so its detail and grain survive and no new detail is invented.
+the colour-guided filter of He, Sun and Tang (2013) with the edit as its target, but drawn towards the picture's mean
+gain g instead of 0, so that flat regions keep their grain and the identity is reproduced exactly. (Haze removal is such
+a gain, 1/t.) The coefficients are interpolated bilinearly to the photograph's size (Chen et al. 2016, bilateral guided
+upsampling without the range axis) and applied to its own pixels: its detail survives and no new detail is invented.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 RADIUS = 1
-EPS = 1e-4
+EPS = 1e-3
 BAND_PIXELS = 1 << 17
 """Pixels processed at a time."""
 
@@ -48,8 +49,8 @@ class AffineMap:
 def fit_affine(source: Tensor, result: Tensor, radius: int = RADIUS, eps: float = EPS) -> AffineMap:
     """Fit the local affine map that turns ``source`` into ``result``, both (B, 3, h, w) in [0, 1].
 
-    ``radius`` is that of the square window in pixels of this size, ``eps`` (in squared colour units) draws A towards
-    0 where the source is flat, so that a flat region is moved by b alone.
+    ``radius`` is that of the square window in pixels of this size; ``eps``, in squared colour units, is the variance
+    below which a window is too flat to tell its own A and takes the picture's mean gain instead.
     """
     if source.shape != result.shape or source.ndim != 4 or source.shape[1] != 3:
         raise ValueError(f"source and result must both be (B, 3, h, w), not {source.shape} and {result.shape}")
@@ -57,8 +58,9 @@ def fit_affine(source: Tensor, result: Tensor, radius: int = RADIUS, eps: float 
     mean_s, mean_r = _box(source, radius), _box(result, radius)
     covariance = _box(_outer(source, source), radius) - _outer(mean_s, mean_s)
     cross = _box(_outer(result, source), radius) - _outer(mean_r, mean_s)
-    ridge = covariance.permute(0, 3, 4, 1, 2) + eps * torch.eye(3, dtype=source.dtype, device=source.device)
-    matrix = torch.linalg.solve(ridge, cross.permute(0, 3, 4, 1, 2), left=False).permute(0, 3, 4, 1, 2)
+    ridge = eps * torch.eye(3, dtype=source.dtype, device=source.device)[None, :, :, None, None]
+    gain = (_mean_trace(cross) + eps) / (_mean_trace(covariance) + eps)
+    matrix = _right_divide(cross + gain * ridge, covariance + ridge)
     offset = mean_r - torch.einsum("bijhw,bjhw->bihw", matrix, mean_s)
     return AffineMap(_box(matrix, radius).float(), _box(offset, radius).float())
 
@@ -105,6 +107,17 @@ def _box(x: Tensor, radius: int) -> Tensor:
     """Mean over (2 radius + 1)² windows, smaller at the border; leading axes are all batch."""
     flat = x.flatten(0, -4) if x.ndim > 4 else x
     return F.avg_pool2d(flat, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False).view_as(x)
+
+
+def _mean_trace(m: Tensor) -> Tensor:
+    """Trace of (B, 3, 3, h, w), mean over the picture: (B, 1, 1, 1, 1)."""
+    return m.diagonal(dim1=1, dim2=2).sum(-1).mean((1, 2)).view(-1, 1, 1, 1, 1)
+
+
+def _right_divide(a: Tensor, b: Tensor) -> Tensor:
+    """a b⁻¹ of (B, 3, 3, h, w) matrices."""
+    quotient: Tensor = torch.linalg.solve(b.permute(0, 3, 4, 1, 2), a.permute(0, 3, 4, 1, 2), left=False)
+    return quotient.permute(0, 3, 4, 1, 2)
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
