@@ -22,7 +22,7 @@ from tasks.committed import Output, Shard, list_shards, open_output, read_shard
 from tasks.flatten import SHARD_COLUMNS, flatten_images, flatten_steps
 from tasks.parts import Manifest, PartWriter, load_manifest, save_manifest, sweep, write_table
 from tasks.store.schema import SCHEMA_VERSION
-from tasks.summarise import run_table, summary_table
+from tasks.summarise import small_tables
 
 GROUP_SHARDS = 64
 """Most shards in one row group."""
@@ -111,8 +111,8 @@ def _aggregate_run(
             progress(read, len(fresh))
     writer.close()
     if fresh:
-        write_table(tables, "runs", run, run_table(run, tables, manifest))
-        write_table(tables, "summary", run, summary_table(run, tables))
+        for name, rows in small_tables(run, tables, manifest).items():
+            write_table(tables, name, run, rows)
         save_manifest(run, tables, manifest)
     return len(fresh), len(shards) - len(fresh), images, steps
 

@@ -68,8 +68,7 @@ def write_report(outputs: Sequence[str], destination: str | None = None, *, max_
         raise ValueError("No output given: name at least one output folder or URL of a run.")
     with tempfile.TemporaryDirectory() as folder:
         done = aggregate(outputs, folder)
-        tables = open_output(folder)
-        with connect(tables) as connection:
+        with connect() as connection:
             create_views(connection, folder)
             roots = {output.run: output for output in map(open_output, outputs)}
             reports, charts = _collect(connection, done.runs, roots, max_pictures)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,34 +18,52 @@ from tasks.parts import Manifest, partition
 from tasks.store.schema import STAGES
 from tasks.tables import RUNS, SUMMARY
 
+RESIDUALS = ("intra", "inter", "bound")
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @contextmanager
-def connect(tables: Output) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection that can read the tables' file system, with bounded memory and a place to spill."""
+def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with bounded memory and a place to spill."""
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute("SET memory_limit = '500MB'; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
         connection.execute(f"SET temp_directory = '{spill}'")
-        if not tables.is_local:
-            connection.register_filesystem(tables.fs)
         yield connection
 
 
-def parquet(tables: Output, table: str, run: Output) -> str:
-    """A DuckDB table expression for a run's rows of ``table``."""
-    folder = f"{tables.root}/{partition(table, run)}"
-    location = (folder if tables.is_local else tables.fs.unstrip_protocol(folder)).replace("'", "''")
-    return f"read_parquet('{location}/*.parquet', hive_partitioning = false)"
+def small_tables(run: Output, tables: Output, manifest: Manifest) -> dict[str, pa.Table]:
+    """``runs`` and ``summary`` of a run."""
+    with connect() as connection, _local_parts(run, tables, manifest) as root:
+        for table in ("steps", "images"):
+            files = [f"{root}/{partition(table, run)}/{name}" for name in manifest.parts]
+            connection.execute(f"CREATE VIEW {table} AS SELECT * FROM {read_parquet(files)}")
+        return {"runs": _run_table(connection, run, manifest), "summary": _summary_table(connection)}
 
 
-def run_table(run: Output, tables: Output, manifest: Manifest) -> pa.Table:
+def read_parquet(files: list[str]) -> str:
+    """A DuckDB table expression for some local files."""
+    quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{quoted}], hive_partitioning = false)"
+
+
+@contextmanager
+def _local_parts(run: Output, tables: Output, manifest: Manifest) -> Iterator[str]:
+    """The parts where many queries can read them: in place, or copied from the bucket for as long as it takes."""
+    if tables.is_local:
+        yield tables.root
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for key in (f"{partition(table, run)}/{name}" for table in ("steps", "images") for name in manifest.parts):
+            path = Path(folder) / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tables.store.get(key))
+        yield folder
+
+
+def _run_table(connection: duckdb.DuckDBPyConnection, run: Output, manifest: Manifest) -> pa.Table:
     """The one row of ``runs``: counts from ``images``, the rest from run.json and the shards' footers."""
-    with connect(tables) as connection:
-        photos, ok, nfe = connection.execute(
-            f"SELECT count(*), count(*) FILTER (status = 'ok'), coalesce(sum(nfe), 0) "
-            f"FROM {parquet(tables, 'images', run)}"
-        ).fetchone() or (0, 0, 0)
+    counts = "SELECT count(*), count(*) FILTER (status = 'ok'), coalesce(sum(nfe), 0) FROM images"
+    photos, ok, nfe = connection.execute(counts).fetchall()[0]
     record = read_json(run, "run.json")
     entries = list(manifest.shards.values())
     spans = [span for entry in entries if (span := _span(entry))]
@@ -77,24 +96,21 @@ def busy_seconds(spans: list[tuple[datetime, datetime]]) -> float:
     return total
 
 
-def summary_table(run: Output, tables: Output) -> pa.Table:
-    """``summary`` of a run: one query a measure, so that memory holds the values of one measure at a time."""
-    images, steps = parquet(tables, "images", run), parquet(tables, "steps", run)
-    last = f"{steps} WHERE last AND isfinite"
-    queries = [_quantiles(name, name, f"{last}({name})", by="step") for name in ("intra", "inter", "bound")]
-    queries.append(_quantiles("iterations", "iteration", f"{steps} WHERE last", by="step"))
-    queries += [_quantiles(name, name, f"{images} WHERE status = 'ok'") for name in ("nfe", "nfe_inversion")]
-    queries += [_quantiles("seconds", f"seconds_{stage}", images, name=stage) for stage in STAGES]
-    queries.append(_quantiles("seconds", "seconds", images, name="all"))
-    queries.append(_shares("status", "status", images, "true"))
-    queries += [_shares(name, name, images, "status = 'ok'") for name in ("inversion_status", "verdict")]
-    queries.append(_shares("failure", "error_code", images, "status <> 'ok'"))
-    with connect(tables) as connection:
-        parts = [connection.sql(query).to_arrow_table().rename_columns(SUMMARY.names).cast(SUMMARY) for query in queries]
-    return pa.concat_tables(parts)
+def _summary_table(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """``summary``: one query a measure, so that memory holds the values of one measure at a time."""
+    queries = [_quantiles(name, name, f"steps WHERE last AND isfinite({name})", "step") for name in RESIDUALS]
+    queries.append(_quantiles("iterations", "iteration", "steps WHERE last", "step"))
+    queries += [_quantiles(name, name, "images WHERE status = 'ok'") for name in ("nfe", "nfe_inversion")]
+    queries += [_quantiles("seconds", f"seconds_{stage}", "images", name=stage) for stage in STAGES]
+    queries.append(_quantiles("seconds", "seconds", "images", name="all"))
+    queries.append(_shares("status", "status", "true"))
+    queries += [_shares(name, name, "status = 'ok'") for name in ("inversion_status", "verdict")]
+    queries.append(_shares("failure", "error_code", "status <> 'ok'"))
+    found = (connection.sql(query).to_arrow_table() for query in queries)
+    return pa.concat_tables([part.rename_columns(SUMMARY.names).cast(SUMMARY) for part in found])
 
 
-def _quantiles(measure: str, column: str, source: str, *, by: str = "NULL::INTEGER", name: str | None = None) -> str:
+def _quantiles(measure: str, column: str, source: str, by: str = "NULL::INTEGER", name: str | None = None) -> str:
     label = f"'{name}'" if name else "NULL"
     quantiles = ", ".join(f"q[{index}]::DOUBLE" for index in range(1, len(_QUANTILES) + 1))
     return f"""
@@ -106,20 +122,20 @@ def _quantiles(measure: str, column: str, source: str, *, by: str = "NULL::INTEG
         WHERE n > 0 ORDER BY step"""
 
 
-def _shares(measure: str, column: str, images: str, condition: str) -> str:
+def _shares(measure: str, column: str, condition: str) -> str:
     empty = ", ".join(["NULL::DOUBLE"] * (len(_QUANTILES) + 3))
     return f"""
-        SELECT '{measure}', {column}, NULL::INTEGER, n, n / (SELECT count(*) FROM {images}), {empty}
-        FROM (SELECT {column}, count(*) AS n FROM {images} WHERE {condition} GROUP BY 1)
+        SELECT '{measure}', {column}, NULL::INTEGER, n, n / (SELECT count(*) FROM images), {empty}
+        FROM (SELECT {column}, count(*) AS n FROM images WHERE {condition} GROUP BY 1)
         WHERE {column} IS NOT NULL ORDER BY n DESC, {column}"""
 
 
 def _span(entry: dict[str, Any]) -> tuple[datetime, datetime] | None:
-    start, end = _time(entry.get("started_at")), _time(entry.get("finished_at"))
+    start, end = moment(entry.get("started_at")), moment(entry.get("finished_at"))
     return (start, end) if start and end else None
 
 
-def _time(value: object) -> datetime | None:
+def moment(value: object) -> datetime | None:
     """A moment in UTC from ISO 8601 text or seconds since 1970; None if it is neither."""
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)

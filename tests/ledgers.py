@@ -101,7 +101,7 @@ def row_of(output: Path, source: Path, recipe: Recipe, shard: int, number: int) 
     base = {"plan": 1, "shard": shard, "row": number % recipe.photos_per_shard, "key": key, "seed": 9 + number}
     base |= {"source_uri": (source / key).as_uri(), "prompt": "haze", "target_prompt": "", "batch_size": 8}
     if recipe.failures and number % 11 == 5:
-        code, why = [("truncated", "The file ends early: copy it again."), ("too-large", "Over 200 megapixels: raise max_pixels.")][number % 2]
+        code, why = BAD[number % 2]
         return base | {"status": "failed", "error_code": code, "error_message": why, "nfe": 0, "nfe_inversion": 0}
     hazy, clear, haze = scene(generator, recipe.size)
     data = save(source / key, hazy)
@@ -132,6 +132,10 @@ def row_of(output: Path, source: Path, recipe: Recipe, shard: int, number: int) 
     }
 
 
+BAD = (
+    ("truncated", "The file ends early: copy it again."),
+    ("too-large", "Over 200 megapixels: raise max_pixels."),
+)
 SECONDS = (0.004, 0.002, 0.2, 0.08, 0.002, 0.03, 0.01)
 
 
@@ -149,7 +153,7 @@ def steps_of(generator: np.random.Generator, recipe: Recipe) -> tuple[list[dict[
     entries: list[dict[str, Any]] = []
     status = "converged"
     for step in range(recipe.inference_steps):
-        rate = min(0.97, hard * (1 - sigma[step] / sigma[step + 1]) / recipe.speed)
+        rate = hard * min(0.5, 1 - sigma[step] / sigma[step + 1]) / recipe.speed
         bound, intra = np.inf, 0.4 * float(generator.lognormal(0, 0.3)) / recipe.speed
         for iteration in range(1, 11):
             intra *= rate * float(generator.lognormal(0, 0.08))
