@@ -14,14 +14,14 @@ from typing import Any
 from diffusers import DDIMScheduler
 from safetensors import SafetensorError, safe_open
 
-ALLOWED_CLASSES: dict[str, frozenset[str]] = {
-    "unet": frozenset({"UNet2DConditionModel"}),
-    "vae": frozenset({"AutoencoderKL", "AutoencoderTiny", "SpaceToDepth"}),
-    "text_encoder": frozenset({"CLIPTextModel", "CLIPTextModelWithProjection"}),
-    "text_encoder_2": frozenset({"CLIPTextModelWithProjection"}),
-    "tokenizer": frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}),
-    "tokenizer_2": frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}),
-    "scheduler": frozenset(DDIMScheduler._compatibles),
+ALLOWED_CLASSES: dict[str, tuple[str, ...]] = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny", "SpaceToDepth"),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "scheduler": tuple(DDIMScheduler._compatibles),
 }
 """The components Fixpoint loads and the classes each may have."""
 
@@ -39,13 +39,18 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-UNUSED_BUT_HARMLESS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-TRUSTED_LIBRARIES = frozenset({None, "diffusers", "transformers", "stable_diffusion", "fpcore.models.codec"})
-CODE_KEYS = frozenset(
-    {"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "quantization_config", "kernel_config"}
+UNUSED_BUT_HARMLESS = ("safety_checker", "feature_extractor", "image_encoder")
+TRUSTED_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion", "fpcore.models.codec")
+CODE_KEYS = (
+    "auto_map",
+    "custom_pipeline",
+    "custom_pipelines",
+    "trust_remote_code",
+    "quantization_config",
+    "kernel_config",
 )
 """Settings by which a configuration can make a library import, download or run something."""
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LARGEST_JSON = 64 * 2**20
 
 
@@ -175,7 +180,7 @@ def _read_component(folder: Path, name: str, variant: str | None) -> Component:
     class_name = _class_name(name, config)
     if class_name not in ALLOWED_CLASSES[name]:
         raise UnsafeModelError(
-            f"{name} is a {class_name}; Fixpoint loads only {', '.join(sorted(ALLOWED_CLASSES[name]))} there"
+            f"{name} is a {class_name}; Fixpoint loads only {', '.join(ALLOWED_CLASSES[name])} there"
         )
     if (part / "adapter_config.json").exists():
         raise UnsafeModelError(f"{name}/adapter_config.json makes the loader fetch another model: merge the adapter")

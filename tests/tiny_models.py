@@ -1,0 +1,240 @@
+"""Stable Diffusion as published, scaled down: the same layout, file by file, with random weights and a small vocabulary.
+
+``PUBLISHED`` holds what the published configurations say about the architecture; ``tiny_sd1`` and its kin change only
+widths and depths. The text encoders are written with the names of the published files (``text_model.…``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from fpcore.builtin.text import build_tokenizer
+
+WORDS = "a photo of the cat dog desert ocean haze hazy fog clear sky mountain road house tree in with and".split()
+DOWN3 = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+UP3 = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
+LATENT_UNET = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 32}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "sd1": {
+        **LATENT_UNET,
+        "sample_size": 64,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": DOWN3,
+        "up_block_types": UP3,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 768,
+    },
+    "sd2": {
+        **LATENT_UNET,
+        "sample_size": 96,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": DOWN3,
+        "up_block_types": UP3,
+        "attention_head_dim": (5, 10, 20, 20),
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    },
+    "sdxl": {
+        **LATENT_UNET,
+        "sample_size": 128,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": (5, 10, 20),
+        "transformer_layers_per_block": (1, 2, 10),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+"""The UNets of Stable Diffusion 1.5, 2.1 (768 pixels) and XL base 1.0."""
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.6.0",
+        **BETAS,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+    },
+    "sd2": {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": "0.8.0",
+        **BETAS,
+        "clip_sample": False,
+        "prediction_type": "v_prediction",
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+    },
+    "sdxl": {
+        "_class_name": "EulerDiscreteScheduler",
+        "_diffusers_version": "0.19.0.dev0",
+        **BETAS,
+        "clip_sample": False,
+        "interpolation_type": "linear",
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "trained_betas": None,
+        "use_karras_sigmas": False,
+    },
+}
+SMALL_UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {"sample_size": 8, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32},
+    "sd2": {
+        "sample_size": 8,
+        "block_out_channels": (32, 32, 64, 64),
+        "attention_head_dim": (2, 2, 4, 4),
+        "cross_attention_dim": 48,
+    },
+    "sdxl": {
+        "sample_size": 8,
+        "block_out_channels": (32, 32, 64),
+        "attention_head_dim": (2, 2, 4),
+        "transformer_layers_per_block": (1, 1, 2),
+        "cross_attention_dim": 32 + 48,
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 48,
+    },
+}
+
+
+def tiny_sd1(folder: Path, *, tiny_vae: bool = False) -> Path:
+    """Stable Diffusion 1.5 at 64 pixels, optionally with an AutoencoderTiny. Returns ``folder``."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        _save_unet(folder, "sd1")
+        _save_vae(folder, 0.18215, tiny_vae)
+        _save_text(folder, "", width=32, activation="quick_gelu", pad="<|endoftext|>")
+    _save_rest(folder, "sd1", "StableDiffusionPipeline", AutoencoderTiny if tiny_vae else AutoencoderKL)
+    return folder
+
+
+def tiny_sd2(folder: Path) -> Path:
+    """Stable Diffusion 2.1 with v-prediction at 64 pixels. Returns ``folder``."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(2)
+        _save_unet(folder, "sd2")
+        _save_vae(folder, 0.18215)
+        _save_text(folder, "", width=48, activation="gelu", pad="!")
+    _save_rest(folder, "sd2", "StableDiffusionPipeline", AutoencoderKL)
+    return folder
+
+
+def tiny_sdxl(folder: Path) -> Path:
+    """Stable Diffusion XL base at 64 pixels, with both text encoders. Returns ``folder``."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        _save_unet(folder, "sdxl")
+        _save_vae(folder, 0.13025)
+        _save_text(folder, "", width=32, activation="quick_gelu", pad="<|endoftext|>")
+        _save_text(folder, "_2", width=48, activation="gelu", pad="!", projected=True)
+    _save_rest(folder, "sdxl", "StableDiffusionXLPipeline", AutoencoderKL)
+    return folder
+
+
+def _save_unet(folder: Path, family: str) -> None:
+    unet = UNet2DConditionModel(**{**PUBLISHED[family], **SMALL_UNETS[family]})
+    unet.conv_out.weight.mul_(0.1)  # a random UNet is far steeper than a denoiser, and DDIM steps would not invert
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            module.to_out[0].weight.mul_(10)  # and hardly hears the prompt
+    unet.save_pretrained(folder / "unet")
+
+
+def _save_vae(folder: Path, scaling_factor: float, tiny: bool = False) -> None:
+    if tiny:
+        vae: Any = AutoencoderTiny(
+            encoder_block_out_channels=(16,) * 4,
+            decoder_block_out_channels=(16,) * 4,
+            num_encoder_blocks=(1,) * 4,
+            num_decoder_blocks=(1,) * 4,
+        )
+        last = vae.encoder.layers[-1]
+    else:
+        vae = AutoencoderKL(
+            block_out_channels=(32, 32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=32,
+            sample_size=64,
+            scaling_factor=scaling_factor,
+        )
+        last = vae.quant_conv
+    last.weight.mul_(4 / scaling_factor)  # latents of about unit variance, as the UNet expects them
+    vae.save_pretrained(folder / "vae")
+
+
+def _save_text(folder: Path, suffix: str, width: int, activation: str, pad: str, projected: bool = False) -> None:
+    tokenizer_folder = folder / f"tokenizer{suffix}"
+    tokenizer = build_tokenizer(WORDS, 77, tokenizer_folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = tokenizer_folder / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": pad}))
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act=activation,
+        bos_token_id=0,  # 0, 2 and 1 as published, though the vocabulary says otherwise
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+    encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    encoder.save_pretrained(folder / f"text_encoder{suffix}")
+    _use_published_names(folder / f"text_encoder{suffix}" / "model.safetensors")
+
+
+def _use_published_names(file: Path) -> None:
+    tensors = load_file(file)
+    published = ("text_model.", "text_projection.")
+    renamed = {k if k.startswith(published) else f"text_model.{k}": v for k, v in tensors.items()}
+    renamed["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(renamed, file, metadata={"format": "pt"})
+
+
+def _save_rest(folder: Path, family: str, pipeline: str, vae: type) -> None:
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULERS[family], indent=2))
+    index: dict[str, Any] = {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.19.0",
+        "scheduler": ["diffusers", SCHEDULERS[family]["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", vae.__name__],
+    }
+    if family == "sdxl":
+        index["force_zeros_for_empty_prompt"] = True
+        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+        index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
+    else:
+        index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+        index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
