@@ -1,0 +1,273 @@
+"""The command ``fixpoint``. Exit codes: 0 all done, 2 usage, 3 incomplete, 4 too many photos failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Fixed-point diffusion inversion, editing and dehazing of photographs by the hundred thousand.",
+)
+console = Console(stderr=True)
+USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
+
+Source = Annotated[str, typer.Argument(help="folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)")]
+Output = Annotated[str, typer.Argument(help="folder or s3:// prefix that the results go to")]
+Model = Annotated[str, typer.Option("--model", "-m", help="builtin:haze, builtin:scenes, a diffusers folder, or a hub id")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="any other setting, as name=value; see 'fixpoint settings'")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
+
+
+def stop(code: int, message: str) -> NoReturn:
+    """Say what is wrong in one plain sentence and leave."""
+    console.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that users can mend become a sentence and an exit code."""
+    from flows.pipeline import Incomplete, TooManyFailures
+    from tasks.store.errors import StoreError
+
+    try:
+        yield
+    except ValidationError as error:
+        stop(USAGE, "; ".join(f"{'.'.join(map(str, e['loc'])) or 'setting'}: {e['msg']}" for e in error.errors()))
+    except Incomplete as error:
+        stop(INCOMPLETE, str(error))
+    except TooManyFailures as error:
+        stop(TOO_MANY, str(error))
+    except (StoreError, ValueError) as error:
+        stop(USAGE, str(error))
+
+
+def settings_of(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
+    """The options given, and ``--set name=value`` pairs with values read as JSON where they are JSON."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    for pair in pairs or []:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            stop(USAGE, f"--set takes name=value, not {pair!r}")
+        try:
+            settings[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            settings[name.replace("-", "_")] = text
+    return settings
+
+
+@contextmanager
+def progress_bar(shown: bool) -> Iterator[None]:
+    """A bar that follows this process's counts until the block ends."""
+    from threading import Event, Thread
+
+    from tasks.progress import PROGRESS
+
+    PROGRESS.clear()
+    if not shown:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    finished = Event()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def follow() -> None:
+            while not finished.wait(0.2):
+                expected, failed = PROGRESS.get("expected"), PROGRESS.get("failed")
+                note = f"photos, [red]{failed} failed[/]" if failed else "photos"
+                bar.update(task, completed=PROGRESS.get("photos"), total=expected or None, description=note)
+
+        thread = Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+
+
+def run(operation: str, source: str, output: str, settings: dict[str, Any], execution: dict[str, Any], as_json: bool, verbose: bool) -> None:
+    """Run a flow in this process, with an embedded Prefect unless PREFECT_API_URL names a server."""
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.operations import FLOWS
+        from flows.pipeline import Execution
+        from tasks.config import RunConfig
+
+        config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
+        summary = FLOWS[operation](source, output, config, Execution(**execution))
+    show_summary(output, summary, as_json)
+
+
+def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
+    """What came of a run."""
+    if as_json:
+        typer.echo(json.dumps({"output": output, **summary}))
+        return
+    if not summary["processed"]:
+        console.print(f"Nothing new: all {summary['planned']} photos are done.", highlight=False)
+    else:
+        console.print(
+            f"[bold]{summary['processed']}[/] photos processed, {summary['ok']} of {summary['planned']} fine in all, "
+            f"{summary['failed']} failed.",
+            highlight=False,
+        )
+    console.print(f"Pictures: {output}/images   Report: {output}/report/index.html", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def dehaze(
+    source: Source,
+    output: Output,
+    model: Model = "builtin:haze",
+    variant: Annotated[str | None, typer.Option(help="graded, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted")] = None,
+    baseline: Annotated[str | None, typer.Option("--method", help="an inversion method, or dcp: the dark channel prior")] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
+    strength: Annotated[float | None, typer.Option(help="share of the edit to apply, 0 to 1")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images in flight on the device")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
+    reference: Annotated[str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")] = None,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
+    set_: Set = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Dehaze photos: invert each under haze, regenerate it clear, at the photo's own resolution."""
+    if baseline == "dcp":
+        variant, baseline = "dcp", None
+    settings = settings_of(
+        set_, pretrained_model_name_or_path=model, dehaze_variant=variant, method=baseline, num_inference_steps=steps,
+        tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
+    )  # fmt: skip
+    execution = {"reference": reference, "max_failed_fraction": max_failed, "report": report}
+    run("dehaze", source, output, settings, execution, as_json, verbose)
+
+
+@app.command()
+def status(output: Output, as_json: AsJson = False) -> None:
+    """How far a run has come, from its commits alone."""
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+
+    with plain_errors():
+        counts = Ledger(open_store(output)).status()
+    if as_json:
+        typer.echo(json.dumps({**vars(counts), "complete": counts.complete}))
+    else:
+        table = Table(show_header=False, box=None)
+        for name, value in vars(counts).items():
+            table.add_row(name.replace("_", " "), str(value))
+        Console().print(table)
+    raise typer.Exit(0 if counts.complete else INCOMPLETE)
+
+
+@app.command()
+def verify(output: Output, as_json: AsJson = False) -> None:
+    """Read everything back and name whatever is missing, double or damaged."""
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+    from tasks.store.verify import verify as find_problems
+
+    with plain_errors():
+        problems = list(find_problems(Ledger(open_store(output))))
+    if as_json:
+        typer.echo(json.dumps({"problems": [vars(p) for p in problems]}))
+    for problem in [] if as_json else problems:
+        Console().print(f"[red]{problem}[/]", highlight=False)
+    if not problems and not as_json:
+        Console().print("Everything planned is there, once, and undamaged.")
+    raise typer.Exit(INCOMPLETE if problems else 0)
+
+
+@app.command()
+def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; otherwise only list")] = False) -> None:
+    """List, or remove, what crashed attempts left behind. Never while a run writes there."""
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+    from tasks.store.verify import gc as collect
+
+    with plain_errors():
+        leftovers = collect(Ledger(open_store(output)), dry_run=not delete)
+    for entry in leftovers:
+        typer.echo(entry.key)
+    console.print(f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False)
+
+
+@app.command()
+def plan(source: Source, output: Output, as_json: AsJson = False) -> None:
+    """Dry run: what a run would do, without doing it."""
+    from tasks.estimate import estimate
+
+    with plain_errors():
+        answer = estimate(source, output)
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in answer.items():
+        table.add_row(name.replace("_", " "), str(value))
+    Console().print(table)
+
+
+@app.command()
+def aggregate(
+    outputs: Annotated[list[str], typer.Argument(help="outputs of runs")],
+    destination: Annotated[str, typer.Option(help="where the tables go")],
+) -> None:
+    """Analytics tables (steps, images, runs, summary) from committed shards; a second call reads only what is new."""
+    from tasks.aggregate import aggregate as make_tables
+
+    with plain_errors():
+        summary = make_tables(outputs, destination)
+    typer.echo(json.dumps(vars(summary), default=str))
+
+
+@app.command()
+def report(
+    outputs: Annotated[list[str], typer.Argument(help="one output, or several to put side by side")],
+    destination: Annotated[str | None, typer.Option(help="where report/ goes; the first output if left out")] = None,
+) -> None:
+    """Write report/index.html, report.md and report.json."""
+    from tasks.report import write_report
+
+    with plain_errors():
+        write_report(outputs, destination)
+    typer.echo(f"{destination or outputs[0]}/report/index.html")
+
+
+@app.command()
+def settings() -> None:
+    """Every setting of a run, with its default."""
+    from tasks.config import RunConfig
+
+    table = Table("name", "default", "meaning")
+    for name, field in RunConfig.model_fields.items():
+        table.add_row(name, str(field.default), field.description)
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on where this one left off.")
+        sys.exit(INCOMPLETE)

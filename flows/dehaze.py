@@ -1,0 +1,26 @@
+"""The flow ``dehaze``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.pipeline import Execution, run_batch
+from tasks.config import RunConfig
+
+
+@flow(
+    name="dehaze",
+    flow_run_name="dehaze {source}",
+    description="Dehaze the photos of a folder, bucket or manifest.",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # one worker a device: shards are wide enough to fill it
+    persist_result=False,
+    validate_parameters=True,
+)
+def dehaze(
+    source: str, output: str, config: RunConfig = RunConfig(), execution: Execution = Execution()
+) -> dict[str, Any]:
+    """Dehaze every photo of ``source`` that ``output`` has no row for."""
+    return run_batch(source, output, config, execution)

@@ -1,0 +1,241 @@
+"""Text-based unsupervised dehazing (paper §5): invert under haze in words, regenerate without it.
+
+Variants by name:
+
+``graded`` (default)  the amount of haze is asked of the model, the photograph inverted under the prompt for that
+                      amount and regenerated under the prompt for none, w = 1. A clear photograph is its own result.
+``regenerate``        inverted under ``haze``, regenerated under the null text, w = 1.
+``fixed-point``       the paper's: inverted under ``haze``, Prompt-to-Prompt towards the null text, w = 7.5.
+``nti``, ``nti+fixed-point``  the same with null-text optimisation, after plain DDIM or fixed-point inversion.
+``prior-weighted``    paper A.3: w = 1, cross-attention to ``haze`` and to the null text weighted by the dark channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fpcore.attention import PriorWeightedAttention, controlled, join_prompts
+from fpcore.builtin.recipes import DENSEST, HAZE_LEVELS
+from fpcore.criteria import Status
+from fpcore.dark_channel import dark_channel
+from fpcore.edit import edit
+from fpcore.halving import Halving
+from fpcore.haze_amount import HazeScale, estimate_amount
+from fpcore.invert import Inversion, invert
+from fpcore.methods import Method, method
+from fpcore.models.model import Condition, Model
+from fpcore.prompt_to_prompt import EditSettings
+from fpcore.sample import sample
+from fpcore.schedule import Schedule
+
+Variant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
+HAZE_SCALE = HazeScale(HAZE_LEVELS, DENSEST)
+PAPER_GUIDANCE = 7.5
+
+
+@dataclass(frozen=True)
+class DehazeSettings:
+    """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones."""
+
+    variant: Variant = "graded"
+    method: Method = method("certified")
+    num_inference_steps: int = 25
+    prompt: str | None = None
+    target_prompt: str | None = None
+    guidance_scale: float = PAPER_GUIDANCE
+    batch_size: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Dehazed:
+    """M pictures at model size.
+
+    ``result`` (M, 3, H, W) in [0, 1], not clamped before. ``haze_map`` (M, H, W) in [0, 1]: the haze token's attention
+    where the variant has one, else the veil that was removed. ``amount`` (M,): haze seen by the model, NaN if it was
+    not asked. ``nfe`` (M,) in all. ``seconds`` by stage. ``prompts``: source and target in words, for the record.
+    ``rows``: network rows evaluated at once after running out of memory, or None.
+    """
+
+    result: Tensor
+    haze_map: Tensor
+    amount: Tensor
+    inversion: Inversion
+    nfe: list[int]
+    seconds: dict[str, float]
+    prompts: tuple[str, str]
+    rows: int | None
+
+
+class Stopwatch:
+    """Seconds by stage: ``watch(name)`` ends the stage that ran since the last call."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        """Attribute the time since the last call to ``stage``."""
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+def dehaze(
+    model: Model,
+    pixels: Tensor,
+    settings: DehazeSettings,
+    *,
+    prior: Tensor | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Dehazed:
+    """Dehaze ``pixels`` (M, 3, H, W) in [0, 1], already of a size the model takes.
+
+    ``prior`` (M, 1, H, W) in [0, 1] for ``prior-weighted``: where haze is to be removed; None = the dark channel.
+    Raises ValueError for settings that do not fit the model, ``Cancelled`` if ``should_stop`` says so.
+    """
+    watch = Stopwatch()
+    schedule = Schedule.from_scheduler(model.scheduler, settings.num_inference_steps)
+    latents = model.encode(pixels * 2 - 1)
+    watch("encode")
+    match settings.variant:
+        case "graded":
+            run = _graded(model, schedule, latents, settings, should_stop, watch)
+        case "regenerate":
+            run = _regenerate(model, schedule, latents, settings, should_stop, watch)
+        case "prior-weighted":
+            weight = dark_channel(pixels, patch=max(3, pixels.shape[-1] // 32 | 1)) if prior is None else prior
+            run = _prior_weighted(model, schedule, latents, weight, settings, should_stop, watch)
+        case _:
+            run = _prompt_to_prompt(model, schedule, latents, settings, should_stop, watch)
+    result = (model.decode(run.latents).cpu() + 1) / 2
+    watch("decode")
+    veil = (pixels.cpu() - result).mean(1).clamp(0, 1)
+    return Dehazed(
+        result=result,
+        haze_map=veil if run.haze_map is None else run.haze_map,
+        amount=torch.full((len(pixels),), torch.nan) if run.amount is None else run.amount,
+        inversion=run.inversion,
+        nfe=[a + b for a, b in zip(run.inversion.nfe, run.nfe, strict=True)],
+        seconds=watch.seconds,
+        prompts=run.prompts,
+        rows=run.rows,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a variant returns: z_0 (M, C, h, w), and ``nfe`` beyond the inversion's."""
+
+    latents: Tensor
+    inversion: Inversion
+    nfe: list[int]
+    prompts: tuple[str, str]
+    rows: int | None = None
+    amount: Tensor | None = None
+    haze_map: Tensor | None = None
+
+
+Stop = Callable[[], bool] | None
+
+
+def _there_and_back(
+    model: Model, schedule: Schedule, latents: Tensor, source: Condition, target: Condition, s: DehazeSettings, stop: Stop, watch: Stopwatch
+) -> tuple[Tensor, Inversion, int | None]:
+    """Invert under ``source``, sample under ``target``, rows of both given per image, w = 1."""
+    away = Halving(lambda z, t, image: model.predict(z, t, source.rows(image)))
+    seeds = [s.seed + i for i in range(len(latents))]
+    inversion = invert(away, schedule, latents, s.method, batch_size=s.batch_size, seeds=seeds, should_stop=stop)
+    watch("invert")
+    back = Halving(lambda z, t, image: model.predict(z, t, target.rows(image)))
+    back.rows = away.rows
+    z = sample(back, schedule, inversion.latents, batch_size=s.batch_size, should_stop=stop)
+    watch("sample")
+    return z, inversion, back.rows
+
+
+def _graded(model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch) -> _Run:
+    amount, spent = estimate_amount(model, latents, HAZE_SCALE, seed=s.seed, batch_size=8 * s.batch_size)
+    source = HAZE_SCALE.condition(model, amount)
+    words = s.target_prompt if s.target_prompt is not None else HAZE_LEVELS[0]
+    target = model.embed([words]).repeat(len(latents))
+    z, inversion, rows = _there_and_back(model, schedule, latents, source, target, s, stop, watch)
+    nfe = [len(schedule) + spent] * len(latents)
+    return _Run(z, inversion, nfe, ("as much haze as seen", words), rows, amount)
+
+
+def _words(s: DehazeSettings) -> tuple[str, str]:
+    """The paper's prompts: source ``haze``, target the null text."""
+    return "haze" if s.prompt is None else s.prompt, "" if s.target_prompt is None else s.target_prompt
+
+
+def _regenerate(model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch) -> _Run:
+    words = _words(s)
+    source, target = (model.embed([w]).repeat(len(latents)) for w in words)
+    z, inversion, rows = _there_and_back(model, schedule, latents, source, target, s, stop, watch)
+    return _Run(z, inversion, [len(schedule)] * len(latents), words, rows)
+
+
+def _prior_weighted(
+    model: Model, schedule: Schedule, latents: Tensor, prior: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
+) -> _Run:
+    words, count = _words(s), len(latents)
+    source, target = (model.embed([w]) for w in words)
+    inversion = _inversion(model, schedule, latents, source, s, stop)
+    watch("invert")
+    both, size = join_prompts(target, source), (latents.shape[-2], latents.shape[-1])
+    z = torch.empty_like(latents)
+    for part in torch.arange(count).split(s.batch_size):
+        weighted = PriorWeightedAttention(prior[part].to(latents.device), size)
+        with controlled(model.unet, weighted):
+            condition = both.repeat(len(part))
+            z[part] = sample(
+                lambda z, t, image, c=condition: model.predict(z, t, c.rows(image)),  # type: ignore[misc]
+                schedule, inversion.latents[part], batch_size=len(part), should_stop=stop,
+            )  # fmt: skip
+    watch("sample")
+    return _Run(z, inversion, [len(schedule)] * count, words)
+
+
+def _inversion(model: Model, schedule: Schedule, latents: Tensor, source: Condition, s: DehazeSettings, stop: Stop) -> Inversion:
+    everyone = source.repeat(len(latents))
+    return invert(
+        lambda z, t, image: model.predict(z, t, everyone.rows(image)),
+        schedule, latents, s.method, batch_size=s.batch_size, keep_trajectory=s.variant.startswith("nti"), should_stop=stop,
+    )  # fmt: skip
+
+
+def _prompt_to_prompt(model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch) -> _Run:
+    """The paper's Table 2: the haze token's cross-attention is replaced by the null text's under guidance w."""
+    words, count = _words(s), len(latents)
+    if s.variant == "nti":
+        s = replace(s, method=method("ddim"))
+    inversion = _inversion(model, schedule, latents, model.embed([words[0]]), s, stop)
+    watch("invert")
+    guidance: Literal["nti", "none"] = "nti" if s.variant.startswith("nti") else "none"
+    settings = EditSettings(guidance=guidance, guidance_scale=s.guidance_scale, tokens="remove", record_maps=True)
+    z, nfe, maps = torch.empty_like(latents), [], []
+    for part in torch.arange(count).split(s.batch_size):
+        path = None if inversion.trajectory is None else inversion.trajectory[part]
+        n = len(part)
+        edited = edit(model, schedule, inversion.latents[part], [words[0]] * n, [words[1]] * n, settings, trajectory=path)
+        z[part] = edited.target
+        nfe += edited.nfe.tolist()
+        if edited.source_maps is not None:
+            maps.append(edited.source_maps[:, 1].cpu())  # the token after the start of text: haze
+    watch("sample")
+    haze_map = torch.cat(maps) if maps else None
+    if haze_map is not None:
+        haze_map = haze_map / haze_map.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    return _Run(z, inversion, nfe, words, haze_map=haze_map)
+
+
+def failed(inversion: Inversion) -> list[bool]:
+    """Which images have no inversion."""
+    return [status == Status.NONFINITE for status in inversion.status]

@@ -1,0 +1,80 @@
+"""How much haze a photograph holds, asked of the model itself: a diffusion classifier over graded prompts.
+
+Among prompts for growing amounts of haze, the one under which the model denoises the photograph best is the most likely
+(Li et al. 2023, *Your Diffusion Model is Secretly a Zero-Shot Classifier*). Amounts between two prompts are asked about
+by interpolating their embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fpcore.models.model import Condition, Model
+
+TIMESTEPS = (350, 450, 550, 650, 750)
+
+
+@dataclass(frozen=True)
+class HazeScale:
+    """Prompts for evenly spaced amounts of haze (1 − mean transmission) from none to ``densest``."""
+
+    prompts: tuple[str, ...]
+    densest: float
+
+    def condition(self, model: Model, amount: Tensor) -> Condition:
+        """The condition for each amount (B,), interpolated between the two nearest prompts."""
+        position = (amount.cpu() / self.densest * (len(self.prompts) - 1)).clamp(0, len(self.prompts) - 1)
+        low = position.long().clamp_max(len(self.prompts) - 2)
+        embedded = model.embed(self.prompts)
+        device = embedded.embeddings.device
+        return embedded.rows(low.to(device)).lerp(embedded.rows((low + 1).to(device)), (position - low).to(device))
+
+
+@torch.no_grad()
+def denoising_errors(
+    model: Model, latents: Tensor, condition: Condition, timesteps: Sequence[int], seed: int, batch_size: int
+) -> Tensor:
+    """Mean squared error of the predicted noise's counterpart (the network's own target) for each image under each row of ``condition``.
+
+    latents (M, C, h, w) → (M, J). Every image and condition meets the same noises, so that differences are the
+    condition's alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((len(timesteps), *latents.shape[1:]), generator=generator).to(latents)
+    alphas = model.scheduler.alphas_cumprod.to(latents)[list(timesteps)]
+    m, j, n = len(latents), len(condition), len(timesteps)
+    index = torch.cartesian_prod(torch.arange(m), torch.arange(j), torch.arange(n)).to(latents.device)
+    errors = []
+    for part in index.split(batch_size):
+        image, which, at = part.unbind(1)
+        a, s = (x[at].view(-1, 1, 1, 1) for x in (alphas.sqrt(), (1 - alphas).sqrt()))
+        z = a * latents[image] + s * noise[at]
+        t = torch.tensor(timesteps, device=latents.device)[at]
+        target = {"epsilon": noise[at], "v_prediction": a * noise[at] - s * latents[image], "sample": latents[image]}
+        output = model.predict(z, t, condition.rows(which))
+        errors.append((output - target[model.scheduler.config.prediction_type]).square().mean((1, 2, 3)))
+    return torch.cat(errors).view(m, j, n).mean(2)
+
+
+def estimate_amount(
+    model: Model, latents: Tensor, scale: HazeScale, *, seed: int = 0, batch_size: int = 64
+) -> tuple[Tensor, int]:
+    """The most likely amount of haze in each image, (M,) in [0, ``scale.densest``], and the evaluations spent per image.
+
+    The errors over the scale's prompts are close to a parabola around the best: its vertex is taken.
+    """
+    candidates = torch.linspace(0, scale.densest, 2 * len(scale.prompts) - 1)
+    condition = scale.condition(model, candidates)
+    errors = denoising_errors(model, latents, condition, TIMESTEPS, seed, batch_size).cpu()
+    best = errors.argmin(1)
+    inner = best.clamp(1, len(candidates) - 2)
+    left, middle, right = (errors.gather(1, (inner + k)[:, None])[:, 0] for k in (-1, 0, 1))
+    curvature = (left - 2 * middle + right).clamp_min(1e-12)
+    offset = (0.5 * (left - right) / curvature).clamp(-1, 1)
+    spacing = scale.densest / (len(candidates) - 1)
+    amount = ((inner + offset) * spacing).clamp(0, scale.densest)
+    return amount, len(candidates) * len(TIMESTEPS)

@@ -1,0 +1,63 @@
+"""Is a dehazed picture to be trusted? Judged from the input and the result at model size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fpcore.metrics import clipped_share, dark_channel_density, structure_distance
+
+COLLAPSED_ABOVE = 0.35
+"""Structure distance to the input over which a result shows something else than the photograph."""
+CLIPPED_ABOVE = 0.10
+"""Share of newly clipped pixels that a full-strength edit may cost."""
+CLEAR_BELOW = (0.06, 0.14)
+"""Amounts of haze between which the edit fades from nothing to full strength."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``name``: improved, unchanged (nothing to gain), weakened or collapsed (published as the photograph was).
+
+    ``strength``: share of the edit to apply. ``measures``: what the judgement rests on.
+    """
+
+    name: str
+    strength: float
+    measures: dict[str, float]
+
+
+def judge(pixels: Tensor, result: Tensor, amount: Tensor) -> list[Verdict]:
+    """A verdict for each of M pairs (M, 3, H, W) in [0, 1]; ``amount`` (M,) of haze the model saw, NaN if not asked.
+
+    A result that collapsed is tried again at half strength, one that clips too much is weakened, one that gains
+    nothing is not applied.
+    """
+    result = result.clamp(0, 1)
+    low, high = CLEAR_BELOW
+    strength = torch.nan_to_num(((amount - low) / (high - low)).clamp(0, 1), nan=1.0)
+    halved = torch.lerp(pixels, result, 0.5)
+    columns = {
+        "haze_amount": amount,
+        "structure_distance": structure_distance(result, pixels),
+        "structure_distance_half": structure_distance(halved, pixels),
+        "dark_channel_before": dark_channel_density(pixels, 3),
+        "dark_channel_after": dark_channel_density(result, 3),
+        "clipped_before": clipped_share(pixels),
+        "clipped_after": clipped_share(result),
+    }
+    rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(pixels))]
+    return [_judge_one(m, float(s)) for m, s in zip(rows, strength, strict=True)]
+
+
+def _judge_one(m: dict[str, float], strength: float) -> Verdict:
+    if strength == 0 or m["dark_channel_after"] >= m["dark_channel_before"]:
+        return Verdict("unchanged", 0.0, m)
+    if m["structure_distance"] > COLLAPSED_ABOVE:
+        half = m["structure_distance_half"] <= COLLAPSED_ABOVE
+        return Verdict("weakened" if half else "collapsed", 0.5 * strength if half else 0.0, m)
+    if m["clipped_after"] - m["clipped_before"] > CLIPPED_ABOVE:
+        return Verdict("weakened", 0.5 * strength, m)
+    return Verdict("improved", strength, m)

@@ -1,0 +1,57 @@
+"""The one configuration of a run: flow parameters, command line and ledger all take it from here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
+DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
+GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
+
+
+class RunConfig(BaseModel):
+    """What is done to every photo. Two runs with equal configurations share an output; others are refused there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operation: Literal["dehaze", "edit", "invert"] = Field("dehaze", description="what to do with the photos")
+    pretrained_model_name_or_path: str = Field(
+        "builtin:haze", description="builtin:haze, builtin:scenes, a folder in diffusers layout, or a hub id"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="the UNet's dtype")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    num_inference_steps: int = Field(25, ge=1, le=1000, description="DDIM steps of inversion and regeneration")
+    method: MethodName = Field("certified", description="inversion method")
+    guess: Literal["previous", "last", "extrapolated"] | None = Field(
+        None, description="initial guess of a step; none = the method's own"
+    )
+    tolerance: float = Field(1e-3, gt=0, le=1, description="RMS at which a fixed point counts as found")
+    iterations: int = Field(10, ge=1, le=100, description="iterations of the fixed-count methods")
+    damping: float | None = Field(None, gt=0, le=1, description="step towards f(z); none = full")
+    anderson: int | None = Field(None, ge=1, le=3, description="Anderson window; none = off")
+    dehaze_variant: DehazeVariant = Field(
+        "graded", description="graded: invert under as much haze as the model sees, regenerate clear"
+    )
+    prompt: str | None = Field(None, description="source prompt; dehazing: none = the variant's own")
+    target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the variant's own")
+    guidance: GuidanceMode = Field("none", description="how the guidance mismatch is handled when editing")
+    guidance_scale: float = Field(1.0, ge=0, le=30, description="classifier-free guidance weight w")
+    strength: float = Field(1.0, ge=0, le=1, description="share of the edit that is applied")
+    batch_size: int = Field(8, ge=1, le=4096, description="images in flight on the device")
+    on_oom: Literal["halve", "fail"] = Field("halve", description="when the device runs out of memory")
+    seed: int = Field(0, ge=0, description="seed of everything drawn")
+    shard_size: int = Field(64, ge=1, le=100_000, description="photos in one shard: one task, one commit")
+    image_format: Literal["same", "jpeg", "png", "webp", "tiff"] = Field("same", description="format of the pictures")
+    quality: int = Field(92, ge=1, le=100, description="JPEG and WebP quality")
+    chroma: Literal["4:4:4", "4:2:0"] = Field("4:4:4", description="JPEG chroma subsampling")
+    save_latents: bool = Field(True, description="keep inverted latents in the shards")
+    save_steps: bool = Field(True, description="keep per-step loss rows in the shards")
+    provenance: bool = Field(True, description="write into each picture what was done to it")
+    max_pixels: int = Field(200_000_000, ge=1, description="largest photo accepted, in pixels")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the results and therefore belongs to the output: all but where it is computed."""
+        return self.model_dump(mode="json", exclude={"device"})

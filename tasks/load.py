@@ -1,0 +1,53 @@
+"""From a planned row to a decoded photograph, or to the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from tasks.photo_formats import PhotoError
+from tasks.photos import Photo, PhotoLimits, decode_photo
+from tasks.store.errors import StoreError
+from tasks.store.objects import read_uri
+
+
+@dataclass
+class Loaded:
+    """A planned row on its way through the shard. ``error`` (code, sentence) once something is wrong with it."""
+
+    planned: dict[str, Any]
+    image_id: str | None = None
+    source_size: int | None = None
+    photo: Photo | None = None
+    error: tuple[str, str] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    """Further columns of the committed row."""
+
+    def fail(self, code: str, message: str) -> None:
+        """Give up on this photo; its neighbours go on."""
+        self.error, self.photo = (code, message), None
+
+
+def load(planned: dict[str, Any], limits: PhotoLimits, *, allow_http: bool = False) -> Loaded:
+    """Read and decode one photo. Whatever is wrong with it becomes its ``error``.
+
+    Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
+    """
+    loaded, started = Loaded(planned), perf_counter()
+    try:
+        data = read_uri(planned["uri"], allow_http=allow_http)
+        loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
+        loaded.photo = decode_photo(data, limits)
+    except PhotoError as error:
+        loaded.fail(error.code, str(error))
+    except MemoryError:
+        loaded.fail("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+    except StoreError as error:
+        if type(error).__name__ in ("StoreUnavailable", "StoreFull"):
+            raise
+        loaded.fail("unreadable", str(error))
+    loaded.seconds["read"] = perf_counter() - started
+    return loaded

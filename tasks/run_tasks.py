@@ -1,0 +1,65 @@
+"""The Prefect tasks of a run: thin wrappers. A task is a shard's worth of work and passes small dicts, never tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from tasks.config import RunConfig
+from tasks.process import process_shard, versions
+from tasks.report import write_report
+from tasks.sources import list_photos
+from tasks.store.errors import StoreFull, StoreUnavailable
+from tasks.store.ledger import Ledger
+from tasks.store.objects import open_store
+
+TRANSIENT = (StoreUnavailable, ConnectionError, TimeoutError)
+
+
+def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again can help: storage that was unreachable, not a full disk or a wrong setting."""
+    del task, run
+    try:
+        state.result()
+    except StoreFull:
+        return False
+    except TRANSIENT:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan")
+def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[str, Any]:
+    """Make the output ours and plan the photos that no plan has claimed yet."""
+    ledger = Ledger(open_store(output))
+    ledger.create_run(config.identity(), versions())
+    added = ledger.plan_new(list_photos(source, output=output, allow_http=allow_http), config.shard_size)
+    status = ledger.status()
+    return {"plans_added": added, "planned": status.planned, "committed": status.committed, "open_shards": status.open_shards}
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    task_run_name="shard {plan:06d}-{shard:05d}",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_transient,
+)
+def process(output: str, config: RunConfig, plan: int, shard: int, reference: str | None) -> dict[str, Any]:
+    """Process and commit one shard."""
+    return process_shard(output, config, plan, shard, reference=reference)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report")
+def report(output: str) -> dict[str, Any]:
+    """Write the report from the committed shards."""
+    summary = write_report([output])
+    return {"markdown": summary.markdown}
