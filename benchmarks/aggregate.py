@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tasks.store.schema import FOOTER_KEY, SCHEMA_VERSION, STAGES, STEP, shard_schema
+from tasks.store.parquet import encode
+from tasks.store.schema import SCHEMA_VERSION, STAGES, STEP, shard_schema
 
 PER_SHARD = 1000
 
@@ -71,8 +71,7 @@ def write_shard(
         for field in schema
     ]
     footer = {"schema_version": SCHEMA_VERSION, "started_at": 60.0 * shard, "finished_at": 60.0 * shard + 59}
-    table = pa.table(arrays, schema=schema).replace_schema_metadata({FOOTER_KEY: json.dumps(footer)})
-    pq.write_table(table, root / "shards" / f"000001-{shard:05d}.parquet", compression="zstd")
+    (root / "shards" / f"000001-{shard:05d}.parquet").write_bytes(encode(pa.table(arrays, schema=schema), footer))
 
 
 def entries(count: int, steps: int, iterations: int, generator: np.random.Generator) -> pa.ListArray:

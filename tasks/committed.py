@@ -111,7 +111,7 @@ def read_rows(output: Output, shard: Shard, columns: Sequence[str], numbers: set
 def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
     """The footer entry of a plan or shard; empty where it is missing or not JSON."""
     try:
-        value = json.loads((parquet.schema_arrow.metadata or {})[FOOTER_KEY])
+        value = json.loads((parquet.metadata.metadata or {})[FOOTER_KEY])
     except (KeyError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -15,7 +15,7 @@ import jinja2
 from tasks.aggregate import aggregate
 from tasks.committed import Output, open_output
 from tasks.report_charts import Chart, charts_of, comparison
-from tasks.report_data import RunFacts, run_facts
+from tasks.report_data import RunFacts, paired, run_facts
 from tasks.report_pictures import Shown, flagged_photos, photos_of, sample_keys, show
 from tasks.summarise import connect
 
@@ -141,7 +141,7 @@ def _render(name: str, reports: list[RunReport], charts: list[Chart]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "cell": cell}
+    environment.filters |= {"number": number, "percent": percent, "cell": cell, "paired": paired}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(name).render(reports=reports, charts=charts, written=written)
 

@@ -120,7 +120,7 @@ def _first_steps(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Char
                 x, y = [row["iteration"] for row in line], [row[name] for row in line]
                 axis.plot(x, y, "o-", color=_RAMP[step], label=f"step {step}")
             axis.set(yscale="log", xlabel="iteration", title=f"{name}-path" if measured else None)
-            _whole(axis)
+            _iterations(axis, max(row["iteration"] for row in found))
         axes[0].set_ylabel("RMS loss, median")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.2)
 
@@ -185,7 +185,7 @@ def _hardest_step(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Cha
             axis.plot(line["x"], line["y"], "-", color=_SERIES[0], alpha=0.35, linewidth=0.9)
             axis.plot(line["x"][-1:], line["y"][-1:], "o", color=_SERIES[0], markersize=2.5)
         axis.set(yscale="log", xlabel="iteration", ylabel="RMS(f(z) − z)")
-        _whole(axis)
+        _iterations(axis, max(max(line["x"]) for line in lines))
 
     note = f"Each line is one photo ({len(lines)} shown); a dot marks where it stopped."
     return draw(plot, f"Trajectories in the hardest step ({step})", note, "Intra-path loss of single photos.")
@@ -259,7 +259,7 @@ def _stages(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | N
         axis = figure.subplots()
         names, seconds = list(facts.seconds), list(facts.seconds.values())
         bars = axis.barh(names, seconds, color=_SERIES[0], alpha=0.75, height=0.65)
-        axis.bar_label(bars, labels=[f"{value:.3g} s" for value in seconds], padding=3, fontsize=8.5, color=_INK)
+        axis.bar_label(bars, labels=[_duration(value) for value in seconds], padding=3, fontsize=8.5, color=_INK)
         axis.invert_yaxis()
         axis.margins(x=0.18)
         axis.set(xlabel="seconds a photo, mean")
@@ -267,6 +267,10 @@ def _stages(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | N
 
     note = "Reading and writing overlap with computing other photos, so the wall time is less than the sum."
     return draw(plot, "Where the time goes", note, "Mean seconds a photo by stage.", height=2.5)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
 
 
 def _compare_steps(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFacts]) -> Chart | None:
@@ -307,6 +311,16 @@ def _compare_cost(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFacts
 
     note = "Box: middle half of the photos; line: median; whiskers: 5 % to 95 %."
     return draw(plot, "Cost", note, "UNet evaluations a photo, one box a run.", height=1.4 + 0.4 * len(values))
+
+
+def _iterations(axis: Axes, most: int) -> None:
+    """Whole iterations; where one step took many, on a logarithmic axis, so that the short ones stay visible."""
+    if most <= 12:
+        _whole(axis)
+        return
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200) if tick <= most]
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
 
 
 def _whole(axis: Axes, which: str = "x") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 
 import duckdb
 
+from tasks.config import RunConfig
 from tasks.store.schema import STAGES
+from tasks.store.uris import parse
 
 FLAGGED = (
     "(status <> 'ok' OR coalesce(verdict, 'improved') <> 'improved' "
@@ -98,7 +101,7 @@ def _facts(connection: duckdb.DuckDBPyConnection, record: dict[str, Any], label:
         **_psnr(connection, run),
         configuration=configuration,
         versions=json.loads(record["versions"]),
-        command=reproduce(configuration, record["output"]),
+        command=reproduce(configuration, _source(connection, run), _plain(record["output"])),
     )
 
 
@@ -107,6 +110,19 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str, *values: object) -> 
     result = connection.execute(query, values)
     names = [column[0] for column in result.description or ()]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _source(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    """Source of the run, judged by its first and last photos."""
+    query = """(SELECT source_uri, key FROM images WHERE run = $1 ORDER BY source_uri LIMIT 1) UNION ALL
+               (SELECT source_uri, key FROM images WHERE run = $1 ORDER BY source_uri DESC LIMIT 1)"""
+    return source_of([(row["source_uri"], row["key"]) for row in rows(connection, query, run)])
+
+
+def _plain(url: str) -> str:
+    """A folder as people type it, or the URL."""
+    place = parse(url)
+    return place.path if place.scheme == "file" else url
 
 
 def _one(connection: duckdb.DuckDBPyConnection, query: str, *values: object) -> dict[str, Any]:
@@ -147,21 +163,58 @@ def _psnr(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
     return _one(connection, query, run)
 
 
-def reproduce(configuration: dict[str, Any], output: str) -> str:
-    """The command line that repeats the run, from its configuration."""
-    known = {key: value for key, value in configuration.items() if value is not None}
-    verb = str(known.pop("task", known.pop("flow", "dehaze")))
-    source = str(known.pop("source", "SOURCE"))
-    target = str(known.pop("output", output))
-    options = [word for key, value in sorted(known.items()) for word in _option(key, value)]
-    return shlex.join(["fixpoint", verb, source, target, *options])
+def paired(measures: dict[str, tuple[int, float]]) -> list[tuple[str, int, float, float | None]]:
+    """Name, photos, mean, and the mean afterwards for measures that come in two: x_input, x_output; x_before, x_after."""
+    twins = {f"{stem}_{first}": f"{stem}_{second}" for stem, first, second in _stems(measures)}
+    return [
+        (
+            name.rpartition("_")[0] if name in twins else name,
+            count,
+            mean,
+            measures[twins[name]][1] if name in twins else None,
+        )
+        for name, (count, mean) in measures.items()
+        if name not in twins.values()
+    ]
 
 
-def _option(key: str, value: object) -> list[str]:
-    flag = "--" + key.replace("_", "-")
-    if isinstance(value, bool):
-        return [flag if value else "--no-" + flag[2:]]
-    return [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+def _stems(measures: dict[str, tuple[int, float]]) -> list[tuple[str, str, str]]:
+    return [
+        (name.removesuffix(f"_{first}"), first, second)
+        for name in measures
+        for first, second in (("input", "output"), ("before", "after"))
+        if name.endswith(f"_{first}") and f"{name.removesuffix(first)}{second}" in measures
+    ]
+
+
+def source_of(photos: Sequence[tuple[str | None, str]]) -> str:
+    """The source that photos with these (URI, key) were listed under, or the word SOURCE where they share none."""
+    places = [(_plain(uri), key) for uri, key in photos if uri]
+    roots = {place[: -len(key)].rstrip("/") if place.endswith(f"/{key}") else "" for place, key in places}
+    return (roots.pop() if len(roots) == 1 else "") or "SOURCE"
+
+
+def reproduce(configuration: dict[str, Any], source: str, output: str) -> str:
+    """The command line that repeats the run: every setting that is not the default of this version."""
+    fields = RunConfig.model_fields
+    changed = {
+        key: value
+        for key, value in sorted(configuration.items())
+        if key != "operation" and not (key in fields and fields[key].default == value)
+    }
+    verb = str(configuration.get("operation", "dehaze"))
+    options = [word for key, value in changed.items() for word in ("--set", f"{key}={_value(value)}")]
+    return shlex.join(["fixpoint", verb, source, output, *options])
+
+
+def _value(value: object) -> str:
+    """A value as ``--set`` reads it: plain text, or JSON where the text would be taken for JSON."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _moment(value: Any) -> str | None:

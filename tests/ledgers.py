@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks.store.schema import FOOTER_KEY, SCHEMA_VERSION, STAGES, shard_schema
+from tasks.store.parquet import encode
+from tasks.store.schema import SCHEMA_VERSION, STAGES, shard_schema
 
 VERSIONS = {"fixpoint": "0.1.0", "torch": "2.13.0", "python": "3.11"}
 MODEL_DIGEST = "5e" * 32
@@ -41,7 +41,7 @@ class Recipe:
 def write_ledger(output: Path, source: Path, recipe: Recipe | None = None) -> None:
     """Write run.json, shards, result pictures under ``output``, and the photos under ``source``."""
     recipe = recipe or Recipe()
-    configuration = configuration_of(source, output, recipe)
+    configuration = configuration_of(recipe)
     output.mkdir(parents=True, exist_ok=True)
     record = {"configuration": configuration, "versions": VERSIONS, "model_digest": MODEL_DIGEST}
     (output / "run.json").write_text(json.dumps(record))
@@ -59,7 +59,7 @@ def add_shard(output: Path, source: Path, recipe: Recipe, shard: int) -> Path:
     footer = {
         "schema_version": SCHEMA_VERSION,
         "attempt_id": f"{recipe.seed:08x}{shard:08x}",
-        "configuration": configuration_of(source, output, recipe),
+        "configuration": configuration_of(recipe),
         "versions": VERSIONS,
         "model_digest": MODEL_DIGEST,
         "started_at": f"2026-11-20T10:{shard % 60:02d}:00+00:00",
@@ -72,15 +72,13 @@ def add_shard(output: Path, source: Path, recipe: Recipe, shard: int) -> Path:
     table = pa.Table.from_pylist(rows, schema=shard_schema((4, 8, 8)))
     path = output / "shards" / f"000001-{shard:05d}.parquet"
     path.parent.mkdir(exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer)}), path, compression="zstd")
+    path.write_bytes(encode(table, footer))
     return path
 
 
-def configuration_of(source: Path, output: Path, recipe: Recipe) -> dict[str, Any]:
+def configuration_of(recipe: Recipe) -> dict[str, Any]:
     return {
-        "task": "dehaze",
-        "source": str(source),
-        "output": str(output),
+        "operation": "dehaze",
         "method": recipe.method,
         "num_inference_steps": recipe.inference_steps,
         "prompt": "haze",

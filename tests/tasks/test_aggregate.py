@@ -278,8 +278,8 @@ def test_newer_ledgers_and_empty_outputs_are_refused_in_words(copy: Path, tmp_pa
     with pytest.raises(ValueError, match="No output given"):
         aggregate([], str(tmp_path / "tables"))
     path = next(copy.glob("shards/*.parquet"))
-    newer = pq.ParquetFile(path).read().replace_schema_metadata({FOOTER_KEY: json.dumps({"schema_version": 99})})
-    pq.write_table(newer, path)
+    newer = pq.ParquetFile(path).read().select(["plan", "key"])
+    pq.write_table(newer.replace_schema_metadata({FOOTER_KEY: json.dumps({"schema_version": 99})}), path)
     with pytest.raises(ValueError, match="newer fixpoint"):
         aggregate([str(copy)], str(tmp_path / "tables"))
 
