@@ -1,4 +1,4 @@
-"""Stable Diffusion as published, scaled down: the same layout, file by file, with random weights and a small vocabulary.
+"""Stable Diffusion as published, scaled down: the same layout, file by file, random weights, a small vocabulary.
 
 ``PUBLISHED`` holds what the published configurations say about the architecture; ``tiny_sd1`` and its kin change only
 widths and depths. The text encoders are written with the names of the published files (``text_model.…``).

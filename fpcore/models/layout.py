@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 ALLOWED_CLASSES: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL", "AutoencoderTiny", "SpaceToDepth"),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder": ("CLIPTextModel",),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
@@ -25,12 +25,21 @@ ALLOWED_CLASSES: dict[str, tuple[str, ...]] = {
 }
 """The components Fixpoint loads and the classes each may have."""
 
-CONFIG_FILE = {"tokenizer": "tokenizer_config.json", "tokenizer_2": "tokenizer_config.json"} | {
-    "scheduler": "scheduler_config.json"
+CONFIG_FILE = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "text_encoder_2": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
 }
-WEIGHT_STEM = {"text_encoder": "model", "text_encoder_2": "model"} | dict.fromkeys(
-    ("unet", "vae"), "diffusion_pytorch_model"
-)
+WEIGHT_STEM = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
 TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -97,14 +106,14 @@ def read_layout(folder: Path, variant: str | None = None) -> Layout:
         UnsafeModelError: pickle weights only, custom code, unknown classes, broken safetensors; nothing was executed.
         ValueError: not a model in diffusers layout, or files missing.
     """
-    _refuse_code(folder)
-    index_file = folder / "model_index.json"
-    index = _read_config(index_file, folder) if index_file.is_file() else {}
-    _check_index(index)
     names = [name for name in ALLOWED_CLASSES if (folder / name).is_dir()]
     missing = [name for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if name not in names]
     if missing:
         raise ValueError(_explain_missing(folder, missing))
+    _refuse_code(folder)
+    index_file = folder / "model_index.json"
+    index = _read_config(index_file, folder) if index_file.is_file() else {}
+    _check_index(index)
     return Layout(folder, {name: _read_component(folder, name, variant) for name in names}, index)
 
 
@@ -175,7 +184,7 @@ def _refuse_code_settings(value: object, name: Path) -> None:
 
 def _read_component(folder: Path, name: str, variant: str | None) -> Component:
     part = folder / name
-    config_file = part / CONFIG_FILE.get(name, "config.json")
+    config_file = part / CONFIG_FILE[name]
     config = _read_config(config_file, folder)
     class_name = _class_name(name, config)
     if class_name not in ALLOWED_CLASSES[name]:

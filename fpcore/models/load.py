@@ -95,7 +95,7 @@ def find_folder(name: str, revision: str | None, variant: str | None, local_file
     """
     if name.startswith("builtin:"):
         return _builtin_folder(name)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if not HUB_ID.fullmatch(name):
         raise ValueError(f"no model {name!r}: give builtin:haze, a diffusers folder, or a hub id (owner/name)")

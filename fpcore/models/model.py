@@ -119,13 +119,15 @@ class Model:
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] → latents (B, C, h, w) fp32: the posterior's mean, in the UNet's scale."""
         self.latent_shape(*pixels.shape[-2:])
+        latents: Tensor
         if self.family == "builtin":
-            latents: Tensor = self.vae.encode(pixels.to(self.device, torch.float32))
+            latents = self.vae.encode(pixels.to(self.device, torch.float32))
             return latents
         encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         shift, scale = self._latent_affine()
-        return (mean.float() - shift) * scale
+        latents = (mean.float() - shift) * scale
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) → pixels (B, 3, H, W) fp32, about [-1, 1], not clamped."""
@@ -145,6 +147,7 @@ class Model:
         shift, spread = (torch.tensor(v, device=self.device).float().view(-1, 1, 1) for v in (shift, spread))
         return shift, config.scaling_factor / spread
 
+    @torch.inference_mode(False)  # what is remembered must also serve a caller that takes gradients
     @torch.no_grad()
     def embed(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Condition:
         """The condition of each prompt, a row each, as the family's diffusers pipeline embeds it.

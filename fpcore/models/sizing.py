@@ -16,8 +16,8 @@ LONGEST_SIDE = 2.0
 def fit_size(width: int, height: int, model: Model) -> tuple[int, int]:
     """(width, height) in pixels to resize a photo to before ``pad`` and ``Model.encode``.
 
-    The built-in models saw whole photographs squeezed into their square, and get that. Stable Diffusion keeps the photo's
-    aspect, at the number of pixels it was trained with; only shapes beyond about 4:1 are held to ``LONGEST_SIDE``.
+    The built-in models get whole photographs squeezed into their square. Stable Diffusion keeps the photo's aspect, at
+    the number of pixels it was trained with; only the long side of shapes beyond 4:1 is held to ``LONGEST_SIDE``.
 
     Raises:
         ValueError: a side is not positive.
