@@ -6,18 +6,20 @@ be exclusive: of any number of concurrent creates of one key exactly one succeed
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 from fsspec.asyn import sync
 
-from tasks.store.errors import InvalidLocation
+from tasks.store.errors import InvalidLocation, NotExclusive
 from tasks.store.retry import RetryPolicy, Vanished
 from tasks.store.uris import Location
 
@@ -83,9 +85,10 @@ class LocalBackend:
         temporary, path = self._temporary(key, data)
         try:
             temporary.replace(path)
-        except OSError:
+        except IsADirectoryError as error:
+            raise _clash(key) from error
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
         _flush_folder(path.parent)
 
     def create(self, key: str, data: bytes) -> None:
@@ -93,13 +96,25 @@ class LocalBackend:
         temporary, path = self._temporary(key, data)
         try:
             os.link(temporary, path)
+        except OSError as error:
+            if path.is_dir():
+                raise _clash(key) from error
+            if error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
+                raise NotExclusive(
+                    f"The file system of {self.root} has no hard links, so commits could overwrite each other: "
+                    "use a folder on another disk, or a bucket"
+                ) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
         _flush_folder(path.parent)
 
     def _temporary(self, key: str, data: bytes) -> tuple[Path, Path]:
         path = self._inside(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise _clash(key) from error
         temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with temporary.open("xb") as file:
@@ -145,6 +160,10 @@ class LocalBackend:
 
 def _local_entry(key: str, stat: os.stat_result) -> Entry:
     return Entry(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+
+
+def _clash(key: str) -> InvalidLocation:
+    return InvalidLocation(f"{key!r}: one name cannot be file and folder on a disk; rename one, or write to a bucket")
 
 
 def _flush_folder(folder: Path) -> None:
@@ -293,6 +312,7 @@ class FsspecBackend:
 
     def _entry(self, info: dict[str, Any]) -> Entry:
         tag = info.get("etag") or info.get("ETag") or info.get("created") or ""
+        tag = tag.timestamp() if isinstance(tag, datetime) else tag  # the memory file system has it both ways
         return Entry(info["name"][len(self._path("")) :], int(info["size"]), str(tag).strip('"'))
 
 

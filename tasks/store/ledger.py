@@ -14,6 +14,7 @@ output, be killed at any moment and be started again: each planned photo ends in
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -30,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.store import parquet
-from tasks.store.errors import Corrupt, NotFound
+from tasks.store.errors import Corrupt, InvalidLocation, NotFound
 from tasks.store.objects import Store
 from tasks.store.record import RunRecord, canonical, parse_run, refuse_foreign, render_run
 from tasks.store.schema import PLAN, latent_shape, shard_schema
@@ -143,9 +144,7 @@ class Ledger:
         data = parquet.encode(parquet.conform(rows, PLAN), {"attempt_id": uuid.uuid4().hex, **counts})
         return self.store.put_new(_plan_key(number), data).won
 
-    def plan_new(
-        self, entries: Iterable[dict[str, Any]], shard_size: int, plan_size: int = PLAN_SIZE
-    ) -> list[int]:
+    def plan_new(self, entries: Iterable[dict[str, Any]], shard_size: int, plan_size: int = PLAN_SIZE) -> list[int]:
         """Plan those photos that no plan has claimed yet; the numbers of the plans added.
 
         ``entries`` have the columns of ``PLAN`` without shard and row; missing ones are null. A photo is claimed if
@@ -229,15 +228,17 @@ class Ledger:
 
         Pictures are created once and never replaced, so a commit can vouch for them. If other bytes stand under the
         name (a racing attempt on other hardware, an earlier version of the photo), the name gets the digest's start.
+        Where a disk has a folder of that name, the picture goes to images/ itself.
         ``suffix`` is the file name extension with its dot.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        path = picture_key(key, suffix)
-        if not self.store.put_new(path, data).won:
-            path = path.removesuffix(suffix) + f".{sha256[:16]}{suffix}"
-            if not self.store.put_new(path, data).won:
-                raise Corrupt(f"{self.store.uri(path)} is damaged: remove it, then run the same command again")
-        return Picture(path, sha256)
+        stem = picture_key(key, suffix).removesuffix(suffix)
+        marked = f"{stem}.{sha256[:16]}{suffix}"
+        for path in (stem + suffix, marked, f"images/{posixpath.basename(marked)}"):
+            with contextlib.suppress(InvalidLocation):  # on disk, where a folder has the name of a file
+                if self.store.put_new(path, data).won:
+                    return Picture(path, sha256)
+        raise Corrupt(f"{self.store.uri(marked)} is damaged: remove it, then run the same command again")
 
     def commit_shard(self, plan: int, shard: int, table: pa.Table, footer: dict[str, Any]) -> CommitOutcome:
         """Commit a shard: all of its rows, or nothing. Call it after its pictures are stored.
@@ -250,13 +251,12 @@ class Ledger:
         """
         table = parquet.conform(table, shard_schema(latent_shape(table.schema))).sort_by("row")
         _check_rows(table, self.read_plan_shard(plan, shard), plan, shard)
-        attempt = uuid.uuid4().hex
         ok = pc.sum(pc.equal(table["status"], "ok")).as_py() or 0
         counts = {"rows": len(table), "ok": ok, "failed": len(table) - ok}
-        data = parquet.encode(table, {**footer, "attempt_id": attempt, **counts})
+        data = parquet.encode(table, {**footer, "attempt_id": uuid.uuid4().hex, **counts})
         outcome = self.store.put_new(ShardId(plan, shard).key, data)
         standing = parquet.read_footer(outcome.standing, ShardId(plan, shard).key)
-        return CommitOutcome(standing["attempt_id"] == attempt, standing["attempt_id"])
+        return CommitOutcome(outcome.won, standing["attempt_id"])
 
     def check_shard(self, plan: int, shard: int) -> None:
         """Read a commit in full and compare its rows with the plan's.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,7 +113,9 @@ class Store:
             return
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Objects whose keys begin with ``prefix``, in the order of their keys, a page at a time.
+        """Objects whose keys begin with ``prefix``, a page at a time, in an order that does not change.
+
+        That is the order of the keys, on SeaweedFS that of the folders' names.
 
         Memory: one page of S3 (1000 keys), or the names of one local folder.
 
@@ -178,6 +182,16 @@ def read_uri(uri: str, policy: RetryPolicy | None = None, *, allow_http: bool = 
         from tasks.store.web import fetch
 
         return with_retries(policy, f"Reading {uris.public_uri(uri)}", lambda: fetch(uri, policy.request_timeout))
-    folder, _, name = location.path.rpartition("/")
+    folder, _, name = location.path.rpartition("/") if not location.bucket else ("", "", location.path)
     root = Location(location.scheme, location.bucket, folder or ("/" if location.scheme == "file" else ""))
-    return Store(root, open_backend(root, policy), policy).get(name)
+    return Store(root, _shared_backend(root, policy, _credentials()), policy).get(name)
+
+
+@functools.lru_cache(maxsize=32)
+def _shared_backend(root: Location, policy: RetryPolicy, credentials: tuple[str, ...]) -> Backend:
+    """One connection pool a bucket, a new one when the credentials in the environment change."""
+    return open_backend(root, policy)
+
+
+def _credentials() -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("AWS_"))

@@ -66,9 +66,7 @@ def parse_run(data: bytes, name: str, *, created: bool = False) -> RunRecord:
             f"{name} has schema version {version}, this program writes {SCHEMA_VERSION}: use the version of Fixpoint "
             "that wrote it, or another output folder"
         )
-    return RunRecord(
-        body["configuration"], body["configuration_digest"], body["versions"], body["created_at"], created
-    )
+    return RunRecord(body["configuration"], body["configuration_digest"], body["versions"], body["created_at"], created)
 
 
 def refuse_foreign(where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

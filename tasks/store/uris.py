@@ -62,7 +62,9 @@ def parse(url: str, *, allow_http: bool = False) -> Location:
             addresses when ``allow_http`` is off or they lead to a machine's own metadata service.
     """
     if not url or "\0" in url:
-        raise InvalidLocation("The location is empty or holds a NUL character: give a folder or a URL like s3://bucket/p")
+        raise InvalidLocation(
+            "The location is empty or holds a NUL character: give a folder or a URL like s3://bucket/p"
+        )
     match = _SCHEME.fullmatch(url)
     if "::" in url.split("/", 1)[0]:
         raise InvalidLocation(f"Chained URLs are not supported: give the inner location of {public_uri(url)} directly")
@@ -87,7 +89,9 @@ def parse(url: str, *, allow_http: bool = False) -> Location:
 def _local(url: str, rest: str) -> Location:
     host, slash, path = rest.partition("/")
     if host not in {"", "localhost"}:
-        raise InvalidLocation(f"{public_uri(url)} names the host {host!r}: a local file URL has three slashes, file:///…")
+        raise InvalidLocation(
+            f"{public_uri(url)} names the host {host!r}: a local file URL has three slashes, file:///…"
+        )
     return Location("file", "", str(Path(unquote(slash + path, errors="surrogateescape")).absolute()))
 
 

@@ -1,0 +1,99 @@
+"""SIGKILL at the n-th operation on storage, for every n, with two workers racing for the same shards."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import tiny_job
+from tests.chaos.check_output import check
+from tests.chaos.claims import contradictions
+from tests.chaos.racing import Racers
+from tests.chaos.tiny_job import Job
+
+PHOTOS, SHARD_SIZE = 12, 2
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory where there is one: SIGKILL does not care, and a disk's flushes take most of the time."""
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    yield path
+    shutil.rmtree(path)
+
+
+@dataclass
+class Tally:
+    """What a series of rounds saw."""
+
+    kills: int = 0
+    rounds: int = 0
+    shards: int = 0
+    leftovers: int = 0
+    crashes: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        found = f"{len(self.violations)} violations {self.violations[:2]}, {len(self.crashes)} crashes"
+        return f"{self.kills} kills in {self.rounds} rounds, {self.shards} shards, {self.leftovers} leftovers, {found}"
+
+
+def series(folder: Path, steps: Iterable[int], mutant: str = "") -> Tally:
+    """For each n: two rounds with kills at and near n, then an undisturbed one; checked after each."""
+    tally = Tally()
+    with Racers() as racers:
+        for n in steps:
+            job = Job(str(folder / str(n)), PHOTOS, SHARD_SIZE, str(folder / f"{n}.log"))
+            seen: dict[str, str] = {}
+            for kills in ([n, n], [n, n + 7], [0, 0]):
+                codes = racers.race(job, kills, mutant)
+                tally.kills += codes.count(-signal.SIGKILL)
+                tally.crashes += [f"{code} at {kills}" for code in codes if code not in {0, -signal.SIGKILL}]
+                tally.rounds += 1
+                keys = tiny_job.keys(PHOTOS) if kills == [0, 0] else None
+                tally.violations += check(job.output, partial=not keys, seen=seen, expected_keys=keys)
+                tally.violations += contradictions(job)
+            tally.shards += PHOTOS // SHARD_SIZE
+            tally.leftovers += sum(path.name.startswith(".tmp-") for path in Path(job.output).rglob("*"))
+            shutil.rmtree(job.output)
+    return tally
+
+
+def test_kills_leave_nothing_broken(folder: Path) -> None:
+    tally = series(folder, range(1, 91))
+    print(f"\n{tally}")
+    assert tally.violations == []
+    assert tally.crashes == []
+    assert tally.kills >= 300
+    assert tally.leftovers > 0  # the kills did hit writes
+
+
+@pytest.mark.parametrize("mutant", ["commit_first", "overwrite", "write_in_place"])
+def test_a_wrong_protocol_is_found_out(folder: Path, mutant: str) -> None:
+    tally = series(folder, range(10, 100, 5), mutant)
+    print(f"\n{mutant}: {tally}")
+    assert tally.violations
+
+
+@pytest.mark.chaos
+def test_kills_at_every_operation(folder: Path) -> None:
+    """Until no kill lands any more: every operation of a whole run, three times over."""
+    totals = Tally()
+    for repetition in range(3):
+        tally = series(folder / str(repetition), range(1, 260))
+        totals.kills += tally.kills
+        totals.rounds += tally.rounds
+        totals.shards += tally.shards
+        totals.leftovers += tally.leftovers
+        totals.violations += tally.violations
+        totals.crashes += tally.crashes
+    print(f"\n{totals}")
+    assert totals.violations == []
+    assert totals.crashes == []

@@ -1,0 +1,177 @@
+"""A real S3 server behind a proxy that fails on purpose: the n-th request in every way, and any request at random."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.store.errors import AccessDenied, NotFound, StoreUnavailable
+from tasks.store.objects import Store, open_store
+from tests.chaos import mutants, tiny_job
+from tests.chaos.check_output import check
+from tests.chaos.claims import contradictions
+from tests.chaos.tiny_job import QUICK, Job
+from tests.fault_proxy import FAULTS, FaultProxy, at_random, at_request, nothing, run_proxy
+from tests.servers import S3Server
+
+PASSING = tuple(fault for fault in FAULTS if fault != "403")
+"""What goes away by itself. 403 does not: it must end the run at once and cleanly."""
+
+
+@pytest.fixture
+def proxy(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    with run_proxy(seaweedfs.endpoint, silence=QUICK.request_timeout + 0.3) as proxy:
+        for name, value in {**seaweedfs.env, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+def new_job(seaweedfs: S3Server, folder: Path, photos: int, shard_size: int) -> Job:
+    url = seaweedfs.fresh_url()
+    return Job(url, photos, shard_size, str(folder / f"{url.rpartition('/')[2]}.log"))
+
+
+def judge(job: Job, proxy: FaultProxy) -> list[str]:
+    """Violations at the end of a run nobody killed."""
+    proxy.set(nothing)
+    return check(job.output, expected_keys=tiny_job.keys(job.photos)) + contradictions(job, all_claimed=True)
+
+
+def run_until_done(job: Job, runs: int = 3) -> int:
+    """Run again after a clean failure; how many runs it took. Any other exception is a bug."""
+    for count in range(1, runs + 1):
+        try:
+            tiny_job.run(job)
+        except (AccessDenied, StoreUnavailable):
+            continue
+        else:
+            return count
+    raise AssertionError(f"not done after {runs} runs")
+
+
+def requests_of_a_run(proxy: FaultProxy, job: Job) -> int:
+    proxy.set(nothing)
+    tiny_job.run(job)
+    return proxy.requests
+
+
+def fail_each_request(proxy: FaultProxy, seaweedfs: S3Server, folder: Path, kinds: list[list[str]]) -> int:
+    """One run for every request and each of its kinds of fault (``kinds`` is cycled through); how many runs."""
+    cases = 0
+    for index in range(requests_of_a_run(proxy, new_job(seaweedfs, folder, 3, 3))):
+        for kind in kinds[index % len(kinds)]:
+            job = new_job(seaweedfs, folder, 3, 3)
+            proxy.set(at_request(index, kind))
+            runs = run_until_done(job)
+            assert proxy.faults[kind] == 1, f"{kind} at request {index} did not happen"
+            assert runs == (2 if kind == "403" else 1), f"{kind} at request {index}"
+            assert judge(job, proxy) == [], f"{kind} at request {index}"
+            cases += 1
+    return cases
+
+
+def test_any_request_may_fail_in_some_way(proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path) -> None:
+    """Every request fails in one way; each way occurs at least once."""
+    cases = fail_each_request(proxy, seaweedfs, tmp_path, [[kind] for kind in FAULTS])
+    print(f"\n{cases} cases, 0 violations")
+    assert cases >= len(FAULTS)
+
+
+@pytest.mark.chaos
+def test_every_request_may_fail_in_every_way(proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path) -> None:
+    cases = fail_each_request(proxy, seaweedfs, tmp_path, [list(FAULTS)])
+    print(f"\n{cases} cases, 0 violations")
+    assert cases >= 150
+
+
+def faulty_run(proxy: FaultProxy, seaweedfs: S3Server, folder: Path, shards: int, rate: float, seed: int) -> float:
+    """A run at a fault rate; requests as a multiple of those of an undisturbed run."""
+    undisturbed = requests_of_a_run(proxy, new_job(seaweedfs, folder, 2 * shards, 2))
+    job = new_job(seaweedfs, folder, 2 * shards, 2)
+    proxy.set(at_random(rate, seed, PASSING))
+    started = time.monotonic()
+    runs = run_until_done(job, runs=1 if rate <= 0.05 else 3)
+    ratio, faults = proxy.requests / undisturbed, proxy.requests - proxy.faults["none"]
+    print(
+        f"\np = {rate:.0%}: {shards} shards, {runs} runs, {proxy.requests} requests ({ratio:.2f} of undisturbed), "
+        f"{faults} faults, {time.monotonic() - started:.0f} s"
+    )
+    assert faults > 0
+    assert judge(job, proxy) == []
+    return ratio
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(0.05, 1.5), (0.2, 3.0)])
+def test_faults_at_random(proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path, rate: float, limit: float) -> None:
+    assert faulty_run(proxy, seaweedfs, tmp_path, 15, rate, seed=5) <= limit
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("rate", "limit"), [(0.01, 1.5), (0.05, 1.5), (0.2, 3.0)])
+def test_faults_at_random_over_200_shards(
+    proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path, rate: float, limit: float
+) -> None:
+    for seed in range(5):
+        assert faulty_run(proxy, seaweedfs, tmp_path, 200, rate, seed) <= limit
+
+
+def test_refusals_at_random_end_cleanly_and_resume(proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path) -> None:
+    job = new_job(seaweedfs, tmp_path, 16, 2)
+    proxy.set(at_random(0.08, 3, ("403",)))
+    runs = run_until_done(job, runs=40)
+    assert runs > 1
+    assert judge(job, proxy) == []
+
+
+def test_a_store_that_forgets_to_read_back_is_found_out(
+    proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "probe_exclusive", lambda self: None)
+    monkeypatch.setattr(Store, "put_new", mutants.trust_the_reply)
+    job = new_job(seaweedfs, tmp_path, 8, 1)
+    met: set[str] = set()
+
+    def lose_the_first_reply(index: int, method: str, path: str) -> str | None:
+        first = method == "PUT" and "/shards/" in path and path not in met
+        met.add(path)
+        return "lost-reply" if first else None
+
+    proxy.set(lose_the_first_reply)
+    tiny_job.run(job)
+    assert any("nobody knows" in violation for violation in judge(job, proxy))
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_read_gives_the_right_bytes_or_an_error(proxy: FaultProxy, seaweedfs: S3Server, kind: str) -> None:
+    data = bytes(range(256)) * 4000
+    store = open_store(seaweedfs.fresh_url(), QUICK)
+    store.put("k", data)
+    proxy.set(lambda index, method, path: kind if index < 2 else None)
+    if kind == "403":
+        with pytest.raises(AccessDenied):
+            store.get("k")
+        return
+    assert store.get("k") == data
+    assert store.get_tail("k", 1000) == data[-1000:]
+    assert [entry.size for entry in store.list()] == [len(data)]
+
+
+def test_an_outage_ends_within_its_budget(proxy: FaultProxy, seaweedfs: S3Server) -> None:
+    store = open_store(seaweedfs.fresh_url(), QUICK)
+    proxy.set(lambda index, method, path: "503")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="15 attempts"):
+        store.get("k")
+    assert proxy.requests == QUICK.attempts  # one retry layer: no library multiplies it
+    assert time.monotonic() - started < 10
+
+
+def test_an_absent_object_is_absent_at_once(proxy: FaultProxy, seaweedfs: S3Server) -> None:
+    store = open_store(seaweedfs.fresh_url(), QUICK)
+    proxy.set(nothing)
+    with pytest.raises(NotFound):
+        store.get("k")
+    assert proxy.requests == 1
