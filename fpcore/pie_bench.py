@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
-from fpcore.metrics import psnr, ssim
+from fpcore.metrics import psnr
 from fpcore.perceptual import Judges, Unavailable
 
 SIDE = 512
@@ -190,7 +191,7 @@ def _background(before: Tensor, after: Tensor, inside: Tensor, judges: Judges) -
     if bool(inside.all()):
         return dict.fromkeys(names, Measure(math.nan, "the mask covers the whole picture"))
     x, y = before * ~inside, after * ~inside
-    taken = [psnr(y, x), 1e4 * (y - x).square().mean(), 1e2 * ssim(y, x)]
+    taken = [psnr(y, x), 1e4 * (y - x).square().mean(), 1e2 * _ssim(y, x)]
     measures = [Measure(float(value)) for value in taken]
     judge = judges.lpips
     if isinstance(judge, Unavailable):
@@ -198,6 +199,13 @@ def _background(before: Tensor, after: Tensor, inside: Tensor, judges: Judges) -
     else:
         measures.append(Measure(1e3 * float(judge(2 * y - 1, 2 * x - 1))))
     return dict(zip(names, measures, strict=True))
+
+
+def _ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """SSIM as torchmetrics took it when the published figures were measured, and as scikit-image does: without the
+    frame of 5 pixels where the window sticks out. From release 1.5 on torchmetrics averages over that frame too."""
+    _, full = structural_similarity_index_measure(image, reference, data_range=1.0, return_full_image=True)
+    return full[..., 5:-5, 5:-5].mean()
 
 
 def _clip(after: Tensor, inside: Tensor, prompt: str, judges: Judges) -> dict[str, Measure]:

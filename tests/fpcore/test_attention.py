@@ -55,7 +55,7 @@ class Nothing(Everything):
         return False
 
 
-# The number of transformer blocks of the published UNets: SD 1 and 2 have 6 + 1 + 9, XL has 4 + 20 + 10 + 36 of its own.
+# Transformer blocks of the published UNets: SD 1 and 2 have 6 + 1 + 9; XL has 4 + 20, 10 in the middle, 30 + 6.
 @pytest.mark.parametrize(("family", "blocks"), [("sd1", 16), ("sd2", 16), ("sdxl", 70)])
 def test_published_unets_have_the_layers_their_configuration_promises(family: str, blocks: int) -> None:
     narrow = {"block_out_channels": tuple(32 for _ in PUBLISHED[family]["block_out_channels"]), "attention_head_dim": 1}
@@ -105,7 +105,9 @@ def test_a_layer_diffusers_does_not_show_is_missed_loudly(unet: UNet2DConditionM
     shown = dict(unet.attn_processors)
     shown.pop(next(iter(shown)))
     poorer = SimpleNamespace(config=unet.config, attn_processors=shown, get_submodule=unet.get_submodule)
-    with pytest.raises(AttentionHookError, match="promises 16 cross- and 16 self-attention layers, but diffusers shows"):
+    with pytest.raises(
+        AttentionHookError, match="promises 16 cross- and 16 self-attention layers, but diffusers shows"
+    ):
         attention_layers(poorer)
 
 
@@ -128,11 +130,9 @@ def test_a_hooked_layer_that_does_not_run_is_named(unet: UNet2DConditionModel, m
 
 
 def test_adapters_and_masks_are_refused(unet: UNet2DConditionModel) -> None:
-    masked = torch.ones(2, 7)
-    with pytest.raises(AttentionHookError, match="not a plain transformer attention layer"):
-        with controlled(unet, Everything()):
-            z, c = torch.randn(2, 4, *SIZE), torch.randn(2, 7, 32)
-            unet(z, torch.tensor([500, 500]), encoder_hidden_states=c, encoder_attention_mask=masked)
+    z, c, t, mask = torch.randn(2, 4, *SIZE), torch.randn(2, 7, 32), torch.tensor([500, 500]), torch.ones(2, 7)
+    with pytest.raises(AttentionHookError, match="not a plain"), controlled(unet, Everything()):
+        unet(z, t, encoder_hidden_states=c, encoder_attention_mask=mask)
 
 
 def test_maps_are_means_over_heads_and_layers() -> None:
@@ -156,7 +156,9 @@ def test_recorded_maps_sum_to_one_and_leave_the_output_alone(unet: UNet2DConditi
     maps = record.maps.average()
     assert maps.shape == (2, 7, 8, 6)
     assert torch.allclose(maps.sum(1), torch.ones(2, 8, 6), atol=1e-5)
-    assert record.maps.count == 11, "5 + 5 layers on the two middle grids of at most 50 positions, 1 in the middle block"
+    assert record.maps.count == 11, (
+        "5 + 5 layers on the two middle grids of at most 50 positions, 1 in the middle block"
+    )
 
 
 def test_no_maps_without_a_run() -> None:
@@ -189,7 +191,9 @@ def test_prior_weights_each_position() -> None:
         assert torch.allclose(out[:, :, position], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("prior", [torch.ones(4, 4), torch.full((1, 1, 4, 4), 1.5), torch.full((1, 1, 4, 4), torch.nan)])
+@pytest.mark.parametrize(
+    "prior", [torch.ones(4, 4), torch.full((1, 1, 4, 4), 1.5), torch.full((1, 1, 4, 4), torch.nan)]
+)
 def test_priors_out_of_range_are_refused(prior: Tensor) -> None:
     with pytest.raises(ValueError, match="values from 0 to 1"):
         PriorWeightedAttention(prior, SIZE)
