@@ -103,7 +103,7 @@ def progress_bar(shown: bool) -> Iterator[None]:
 def run(operation: str, source: str, output: str, settings: dict[str, Any], execution: dict[str, Any], as_json: bool, verbose: bool) -> None:
     """Run a flow in this process, with an embedded Prefect unless PREFECT_API_URL names a server."""
     if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
         from flows.operations import FLOWS
         from flows.pipeline import Execution

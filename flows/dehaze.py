@@ -23,4 +23,4 @@ def dehaze(
     source: str, output: str, config: RunConfig = RunConfig(), execution: Execution = Execution()
 ) -> dict[str, Any]:
     """Dehaze every photo of ``source`` that ``output`` has no row for."""
-    return run_batch(source, output, config, execution)
+    return run_batch(source, output, config.model_copy(update={"operation": "dehaze"}), execution)

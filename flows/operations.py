@@ -6,5 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.dehaze import dehaze
+from flows.edit import edit
+from flows.invert import invert
 
-FLOWS: dict[str, Callable[..., dict[str, Any]]] = {"dehaze": dehaze}
+FLOWS: dict[str, Callable[..., dict[str, Any]]] = {"dehaze": dehaze, "edit": edit, "invert": invert}

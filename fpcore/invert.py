@@ -18,10 +18,13 @@ from fpcore.criteria import Measures, Status, certified_bound, rms
 from fpcore.methods import Method
 from fpcore.records import Recorder, StepRecords
 from fpcore.schedule import Schedule, per_row
-from fpcore.solvers import Memory, Picard, where_row
+from fpcore.solvers import Memory, where_row
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
+
+
+MOST_EXCESS = 3.0
 
 
 class Cancelled(Exception):
@@ -61,6 +64,7 @@ class _State:
     stale: Tensor  # evaluations since the best
     turns: Tensor  # how often the residual changed between rising and falling
     rising: Tensor
+    excess: Tensor  # contraction rate seen lately, as a multiple of r_t
     memory: Memory
 
 
@@ -110,14 +114,18 @@ def _with_paths(first: Tensor, noise: Tensor) -> Tensor:
 
 
 def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, iteration: Tensor) -> tuple[Measures, Tensor]:
-    """The row measures and the contraction rate r = max(r_t, q̂), q̂ the ratio of successive residuals."""
+    """The row measures and the contraction rate r = max(r_t, q̂), q̂ the ratio of successive residuals.
+
+    A denoiser that is deciding between two pictures contracts less than r_t says, and goes on so for some steps: q̂ is
+    remembered as a multiple of r_t, and slowly forgotten.
+    """
     weight = c.weight[s.step]
     intra = rms(f[:, 0] - z[:, 0]).to(z.dtype) * weight
     apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
     inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
-    known = c.rate[s.step]  # NaN for flow: there only the estimate counts, and there is none at first
-    estimate = torch.where(s.iteration == 0, torch.where(known.isnan(), 1.0, 0.0), intra / s.last)
-    rate = torch.fmax(known, estimate)
+    known, fresh = c.rate[s.step], s.iteration == 0  # NaN for flow: there only the estimate counts, and at first is none
+    estimate = torch.where(fresh, torch.where(known.isnan(), 1.0, 0.0), intra / s.last)
+    rate = torch.fmax(known * s.excess, estimate)
     return Measures(intra, inter, certified_bound(intra, rate), iteration), rate
 
 
@@ -181,9 +189,16 @@ def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[
         iteration=torch.where(done, 0, iteration),
         last=torch.where(done, torch.inf, m.intra if method.criterion.paths == 1 else watched),
         rising=rising & ~done,
+        excess=_remembered(s.excess, rate / c.rate[s.step], done),
         memory=memory,
     )
     return after, status, torch.stack([m.intra, m.inter, m.bound, rate])
+
+
+def _remembered(excess: Tensor, seen: Tensor, done: Tensor) -> Tensor:
+    """The multiple of r_t to expect next: what was seen, forgotten by a twentieth a step, between 1 and ``MOST_EXCESS``."""
+    seen = torch.fmax(seen.nan_to_num(1.0, 1.0, 1.0), excess).clamp(1.0, MOST_EXCESS)
+    return torch.where(done, (0.95 * seen).clamp_min(1.0), seen)
 
 
 def _move_on(s: _State, done: Tensor, answer: Tensor, d: Tensor, c: _Constants, method: Method) -> _State:
@@ -216,7 +231,7 @@ def _empty_state(like: Tensor, slots: int, method: Method) -> _State:
     value = torch.full((slots,), torch.inf, dtype=like.dtype, device=like.device)
     return _State(
         z, base, base.clone(), base.clone(), z[:, 1:].clone(), count, count.clone(), value, value.clone(), base.clone(),
-        count.clone(), count.clone(), count > 0, method.solver.init(z.flatten(0, 1)),
+        count.clone(), count.clone(), count > 0, torch.ones_like(value), method.solver.init(z.flatten(0, 1)),
     )  # fmt: skip
 
 
@@ -243,6 +258,7 @@ def _admit(s: _State, slots: Tensor, z0: Tensor, noise: Tensor) -> _State:
         stale=put(s.stale, 0),
         turns=put(s.turns, 0),
         rising=put(s.rising, False),
+        excess=put(s.excess, 1.0),
     )
 
 

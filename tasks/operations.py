@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,24 +14,47 @@ from torch import Tensor
 
 from fpcore.criteria import Status
 from fpcore.dark_channel import dehaze as dark_channel_dehaze
-from fpcore.dehaze import Dehazed, DehazeSettings, dehaze
+from fpcore.dehaze import DehazeSettings, Stopwatch, dehaze
+from fpcore.edit import edit
+from fpcore.halving import Halving
+from fpcore.invert import Cancelled, Inversion, invert
 from fpcore.methods import Method, method
+from fpcore.metrics import psnr, structure_distance
 from fpcore.models.model import Model
+from fpcore.prompt_to_prompt import EditSettings
+from fpcore.sample import sample
 from fpcore.schedule import Schedule
 from fpcore.verdict import judge
 from tasks.config import RunConfig
 from tasks.photos import Pixels
 
+Stop = Callable[[], bool] | None
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one picture of the group became: ``source`` and ``result`` (3, H, W) in [0, 1], and columns of its row."""
+    """What one picture of the group became: ``source`` and ``result`` (3, H, W) in [0, 1], and columns of its row.
+
+    ``publish``: "render" transfers the change to the photo at its own resolution (a change of colour and light),
+    "model-size" publishes the result as it is (changed content), "nothing" publishes no picture.
+    """
 
     source: Tensor
     result: Tensor
     strength: float
     columns: dict[str, Any]
     error: tuple[str, str] | None = None
+    publish: Literal["render", "model-size", "nothing"] = "render"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What each of M photos is to become: prompts (the manifest's or the run's), blend words and seeds."""
+
+    prompts: list[str]
+    targets: list[str]
+    blend_words: list[tuple[str, str] | None]
+    seeds: list[int]
 
 
 def inversion_method(config: RunConfig) -> Method:
@@ -54,9 +77,9 @@ def png(picture: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def step_rows(dehazed: Dehazed, schedule: Schedule, image: int) -> list[dict[str, Any]]:
+def step_rows(inversion: Inversion, schedule: Schedule, image: int) -> list[dict[str, Any]]:
     """The ``steps`` column of one image."""
-    r = dehazed.inversion.records.of_image(image)
+    r = inversion.records.of_image(image)
     timesteps = schedule.timesteps.numpy()[r.step]
     columns = {"step": r.step, "timestep": timesteps, "iteration": r.iteration, "intra": r.intra, "bound": r.bound, "rate": r.rate}
     lists = {name: values.tolist() for name, values in columns.items()}
@@ -65,7 +88,7 @@ def step_rows(dehazed: Dehazed, schedule: Schedule, image: int) -> list[dict[str
 
 
 def run_dehaze(
-    model: Model, config: RunConfig, pixels: Tensor, should_stop: Callable[[], bool] | None
+    model: Model, config: RunConfig, pixels: Tensor, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
     """Dehaze (M, 3, H, W) in [0, 1]; outcomes in order, and seconds by stage."""
     settings = DehazeSettings(
@@ -83,26 +106,123 @@ def run_dehaze(
     verdicts = judge(pixels, dehazed.result, dehazed.amount)
     outcomes = []
     for i, verdict in enumerate(verdicts):
-        status = dehazed.inversion.status[i]
-        finite = status != Status.NONFINITE and bool(dehazed.result[i].isfinite().all())
-        latent = dehazed.inversion.latents[i].cpu()
         columns = {
-            "verdict": verdict.name if finite else None,
+            **_inversion_columns(config, schedule, dehazed.inversion, i),
+            "verdict": verdict.name,
             "prompt": dehazed.prompts[0],
             "target_prompt": dehazed.prompts[1],
-            "latent": latent if config.save_latents and finite else None,
-            "output": {"bytes": png(dehazed.result[i]), "path": None} if finite else None,
-            "haze_map": {"bytes": png(dehazed.haze_map[i]), "path": None} if finite else None,
-            "inversion_status": status.label,
-            "steps": step_rows(dehazed, schedule, i) if config.save_steps else None,
+            "haze_map": {"bytes": png(dehazed.haze_map[i]), "path": None},
             "nfe": dehazed.nfe[i],
-            "nfe_inversion": dehazed.inversion.nfe[i],
             "metrics": {name: value for name, value in verdict.measures.items() if np.isfinite(value)},
             "batch_size": dehazed.rows or config.batch_size,
         }
-        error = None if finite else ("non-finite", "The model returned values that are not numbers. Try float32.")
-        outcomes.append(Outcome(pixels[i], dehazed.result[i], verdict.strength * config.strength, columns, error))
+        strength = verdict.strength * config.strength
+        outcomes.append(_outcome(dehazed.inversion.status[i], pixels[i], dehazed.result[i], strength, columns, "render"))
     return outcomes, dehazed.seconds
+
+
+def _inversion_columns(config: RunConfig, schedule: Schedule, inversion: Inversion, i: int) -> dict[str, Any]:
+    """The columns every inversion fills."""
+    return {
+        "latent": inversion.latents[i].cpu() if config.save_latents else None,
+        "inversion_status": inversion.status[i].label,
+        "steps": step_rows(inversion, schedule, i) if config.save_steps else None,
+        "nfe_inversion": inversion.nfe[i],
+    }
+
+
+def _outcome(
+    status: Status, source: Tensor, result: Tensor, strength: float, columns: dict[str, Any], publish: Any
+) -> Outcome:
+    """An outcome, or its failure where the numbers are none."""
+    if status == Status.NONFINITE or not bool(result.isfinite().all()):
+        columns |= {"latent": None, "haze_map": None}
+        message = "The model returned values that are not numbers for this photo. Try --set torch_dtype=float32."
+        return Outcome(source, source, 0.0, columns, ("non-finite", message), publish)
+    columns["output"] = {"bytes": png(result), "path": None}
+    return Outcome(source, result, strength, columns, None, publish)
+
+
+def run_invert(
+    model: Model, config: RunConfig, pixels: Tensor, wishes: Wishes, should_stop: Stop
+) -> tuple[list[Outcome], dict[str, float]]:
+    """Invert (M, 3, H, W) in [0, 1] under each photo's prompt, and regenerate it as a proof."""
+    watch = Stopwatch()
+    schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
+    latents, condition = model.encode(pixels * 2 - 1), model.embed(wishes.prompts)
+    watch("encode")
+    predict = Halving(lambda z, t, image: model.predict(z, t, condition.rows(image)))
+    inversion = _invert(predict, model, config, schedule, latents, wishes, should_stop, trajectory=False)
+    watch("invert")
+    back = sample(predict, schedule, inversion.latents, batch_size=config.batch_size, should_stop=should_stop)
+    watch("sample")
+    result = (model.decode(back).cpu() + 1) / 2
+    watch("decode")
+    trip = psnr(result.clamp(0, 1), pixels.cpu())
+    outcomes = []
+    for i in range(len(pixels)):
+        columns = {
+            **_inversion_columns(config, schedule, inversion, i),
+            "prompt": wishes.prompts[i],
+            "target_prompt": wishes.prompts[i],
+            "nfe": inversion.nfe[i] + len(schedule),
+            "metrics": {"psnr_round_trip": float(trip[i])},
+            "batch_size": predict.rows or config.batch_size,
+        }
+        outcomes.append(_outcome(inversion.status[i], pixels[i], result[i], 1.0, columns, "nothing"))
+    return outcomes, watch.seconds
+
+
+def run_edit(
+    model: Model, config: RunConfig, pixels: Tensor, wishes: Wishes, should_stop: Stop
+) -> tuple[list[Outcome], dict[str, float]]:
+    """Prompt-to-Prompt from each photo's source prompt to its target prompt, under the run's guidance mode."""
+    watch = Stopwatch()
+    schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
+    latents, condition = model.encode(pixels * 2 - 1), model.embed(wishes.prompts)
+    watch("encode")
+    predict = Halving(lambda z, t, image: model.predict(z, t, condition.rows(image)))
+    needs_path = config.guidance in ("nti", "direct-inversion")
+    inversion = _invert(predict, model, config, schedule, latents, wishes, should_stop, trajectory=needs_path)
+    watch("invert")
+    settings = EditSettings(guidance=config.guidance, guidance_scale=config.guidance_scale)
+    target, nfe = torch.empty_like(latents), []
+    for part in torch.arange(len(latents)).split(config.batch_size):
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped between two batches")
+        rows = part.tolist()
+        edited = edit(
+            model, schedule, inversion.latents[part], [wishes.prompts[i] for i in rows], [wishes.targets[i] for i in rows],
+            settings, blend_words=[wishes.blend_words[i] for i in rows],
+            trajectory=None if inversion.trajectory is None else inversion.trajectory[part],
+        )  # fmt: skip
+        target[part] = edited.target
+        nfe += edited.nfe.tolist()
+    watch("sample")
+    result = (model.decode(target).cpu() + 1) / 2
+    watch("decode")
+    moved = structure_distance(result.clamp(0, 1), pixels.cpu())
+    outcomes = []
+    for i in range(len(pixels)):
+        columns = {
+            **_inversion_columns(config, schedule, inversion, i),
+            "prompt": wishes.prompts[i],
+            "target_prompt": wishes.targets[i],
+            "nfe": inversion.nfe[i] + int(nfe[i]),
+            "metrics": {"structure_distance": float(moved[i])},
+            "batch_size": predict.rows or config.batch_size,
+        }
+        outcomes.append(_outcome(inversion.status[i], pixels[i], result[i], 1.0, columns, "model-size"))
+    return outcomes, watch.seconds
+
+
+def _invert(
+    predict: Halving, model: Model, config: RunConfig, schedule: Schedule, latents: Tensor, wishes: Wishes, should_stop: Stop, *, trajectory: bool
+) -> Inversion:
+    return invert(
+        predict, schedule, latents, inversion_method(config), batch_size=config.batch_size, seeds=wishes.seeds,
+        keep_trajectory=trajectory, should_stop=should_stop,
+    )  # fmt: skip
 
 
 def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], dict[str, float]]:
@@ -125,9 +245,6 @@ def dark_channel_pixels(pixels: Pixels) -> Pixels:
     return (clear * peak).round().astype(pixels.dtype)
 
 
-def seeds_of(config: RunConfig, image_ids: list[str], given: list[int | None]) -> list[int]:
-    """A seed per photo: the manifest's, else drawn from the run's seed and the photo's digest (63 bits)."""
-    return [
-        (config.seed ^ int(image_id[:15], 16)) if seed is None else seed
-        for image_id, seed in zip(image_ids, given, strict=True)
-    ]
+def seed_of(config: RunConfig, image_id: str | None, given: int | None) -> int:
+    """The seed of a photo: the manifest's, else the run's seed mixed with the photo's digest (60 bits)."""
+    return config.seed ^ int((image_id or "0")[:15], 16) if given is None else given

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
@@ -29,7 +29,7 @@ from fpcore.schedule import Schedule
 from tasks.config import RunConfig
 from tasks.load import Loaded, load
 from tasks.models import model_for
-from tasks.operations import Outcome, dark_channel_pixels, run_dark_channel, run_dehaze, seeds_of
+from tasks.operations import Outcome, Wishes, dark_channel_pixels, run_dark_channel, run_dehaze, run_edit, run_invert, seed_of
 from tasks.photo_files import Provenance, encode_photo
 from tasks.photo_formats import PhotoError
 from tasks.photos import Photo, PhotoLimits, Pixels, model_input
@@ -71,7 +71,7 @@ def process_shard(output: str, config: RunConfig, plan: int, shard: int, *, refe
     if ShardId(plan, shard).key in {s.key for s in ledger.committed()}:
         return {"plan": plan, "shard": shard, "won": False, "photos": 0}
     rows = ledger.read_plan_shard(plan, shard).to_pylist()
-    model = None if config.dehaze_variant == "dcp" else model_for(config)
+    model = None if config.operation == "dehaze" and config.dehaze_variant == "dcp" else model_for(config)
     run_id = ledger.run().configuration_digest[:16]
     finish = _Finisher(ledger, config, run_id, model, reference)
     done: list[Loaded] = []
@@ -139,7 +139,7 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     pixels = torch.from_numpy(np.stack([model_input(item.photo, group.size) for item in group.photos if item.photo]))
     prepared = perf_counter() - clock
     try:
-        outcomes, seconds = _operate(config, model, pixels, should_stop)
+        outcomes, seconds = _operate(config, model, pixels, _wishes(group.photos, config), should_stop)
     except torch.OutOfMemoryError:
         if config.on_oom == "fail":
             raise
@@ -153,17 +153,34 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     return list(outcomes)
 
 
-def _operate(config: RunConfig, model: Model | None, pixels: torch.Tensor, should_stop: Stop) -> tuple[list[Outcome], dict[str, float]]:
+def _wishes(photos: list[Loaded], config: RunConfig) -> Wishes:
+    """Each photo's prompts and seed: its own from the manifest, else the run's."""
+    planned = [item.planned for item in photos]
+    words = [tuple((row["blended_word"] or "").split()) for row in planned]
+    return Wishes(
+        [row["prompt"] or config.prompt or "" for row in planned],
+        [row["target_prompt"] or config.target_prompt or "" for row in planned],
+        [(pair[0], pair[1]) if len(pair) == 2 else None for pair in words],
+        [seed_of(config, item.image_id, item.planned["seed"]) for item in photos],
+    )
+
+
+def _operate(
+    config: RunConfig, model: Model | None, pixels: torch.Tensor, wishes: Wishes, should_stop: Stop
+) -> tuple[list[Outcome], dict[str, float]]:
+    """The run's operation on a group, padded to what the model takes and cropped back."""
     if model is None:
         if should_stop is not None and should_stop():
             raise Cancelled("stopped between two groups")
         return run_dark_channel(config, pixels)
     height, width = pixels.shape[-2:]
-    outcomes, seconds = run_dehaze(model, config, pad(pixels, model), should_stop)
-    cropped = [
-        Outcome(o.source[..., :height, :width], o.result[..., :height, :width], o.strength, o.columns, o.error) for o in outcomes
-    ]
-    return cropped, seconds
+    padded = pad(pixels, model)
+    if config.operation == "dehaze":
+        outcomes, seconds = run_dehaze(model, config, padded, should_stop)
+    else:
+        operation = run_invert if config.operation == "invert" else run_edit
+        outcomes, seconds = operation(model, config, padded, wishes, should_stop)
+    return [replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes], seconds
 
 
 @dataclass(frozen=True)
@@ -193,7 +210,12 @@ class _Finisher:
 
     def _one(self, item: Loaded, photo: Photo, outcome: Outcome) -> None:
         clock = perf_counter()
-        if self.config.dehaze_variant == "dcp":
+        if outcome.publish == "nothing":
+            return
+        if outcome.publish == "model-size":
+            pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            photo = replace(photo, alpha=None)
+        elif self.config.dehaze_variant == "dcp":
             pixels = dark_channel_pixels(photo.pixels)
         elif outcome.strength == 0:
             pixels = photo.pixels
@@ -247,8 +269,7 @@ def _table(done: list[Loaded], config: RunConfig, plan: int, shard: int) -> pa.T
     shapes = {tuple(item.result["latent"].shape) for item in done if item.result.get("latent") is not None}
     shape = next(iter(shapes)) if len(shapes) == 1 else None
     done = sorted(done, key=lambda item: int(item.planned["row"]))
-    seeds = seeds_of(config, [item.image_id or "0" for item in done], [item.planned["seed"] for item in done])
-    rows = [_row(item, config, plan, shard, seed) for item, seed in zip(done, seeds, strict=True)]
+    rows = [_row(item, config, plan, shard) for item in done]
     schema = shard_schema(shape)
     columns = [_latents(rows, shape) if name == "latent" else pa.array([r.get(name) for r in rows], schema.field(name).type) for name in schema.names]
     return pa.Table.from_arrays(columns, schema=schema)
@@ -263,7 +284,7 @@ def _latents(rows: list[dict[str, Any]], shape: tuple[int, ...] | None) -> pa.Ar
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float16(), list(shape)), storage)
 
 
-def _row(item: Loaded, config: RunConfig, plan: int, shard: int, seed: int) -> dict[str, Any]:
+def _row(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, Any]:
     planned, result = item.planned, item.result
     code, message = item.error or (None, None)
     latent = result.get("latent")
@@ -287,7 +308,7 @@ def _row(item: Loaded, config: RunConfig, plan: int, shard: int, seed: int) -> d
         "latent_shape": None if latent is None else list(latent.shape),
         "metrics": None if "metrics" not in result else list(result["metrics"].items()),
         "timings": {stage: item.seconds.get(stage) for stage in STAGES},
-        "seed": seed,
+        "seed": seed_of(config, item.image_id, planned["seed"]),
     }
 
 

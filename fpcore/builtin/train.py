@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import json
 import logging
 import math
 import time
@@ -121,6 +122,14 @@ def save_model(folder: Path, model: Denoiser, scheduler: DDIMScheduler, recipe: 
     half.text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
     scheduler.save_pretrained(folder / "scheduler")
     SpaceToDepth(recipe.patch_size).save_config(folder / "vae")
+    parts = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["fpcore.models.codec", "SpaceToDepth"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **parts}, indent=2) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

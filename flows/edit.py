@@ -1,0 +1,25 @@
+"""The flow ``edit``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.pipeline import Execution, run_batch
+from tasks.config import RunConfig
+
+
+@flow(
+    name="edit",
+    flow_run_name="edit {source}",
+    description="Edit photos by words: Prompt-to-Prompt on fixed-point inversions.",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    persist_result=False,
+)
+def edit(
+    source: str, output: str, config: RunConfig = RunConfig(operation="edit"), execution: Execution = Execution()
+) -> dict[str, Any]:
+    """Edit every photo of ``source`` that ``output`` has no row for."""
+    return run_batch(source, output, config.model_copy(update={"operation": "edit"}), execution)
