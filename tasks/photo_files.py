@@ -182,6 +182,8 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 def _tiff(samples: npt.NDArray[Any], like: Photo, xmp: bytes | None) -> bytes:
     """Baseline TIFF of one deflated strip with horizontal differences (predictor 2), 8 or 16 bits."""
+    if samples.shape[2] == 2 and samples.dtype == np.uint16:  # few programs read grey with alpha at 16 bits
+        samples = samples[..., [0, 0, 0, 1]]
     height, width, channels = samples.shape
     samples = samples.astype(samples.dtype.newbyteorder("<"))
     differences = np.diff(samples, axis=1, prepend=np.zeros_like(samples[:, :1]))

@@ -93,7 +93,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def webp_size(data: bytes) -> tuple[int, int]:
     """(width, height) of a WebP file from its header. Raises PhotoError (truncated, damaged)."""
-    if len(data) < 30:
+    if len(data) < max(30, 8 + int.from_bytes(data[4:8], "little")):
         raise PhotoError("truncated", "The file ends before the picture does. Copy or download it again.")
     match data[12:16]:
         case b"VP8X":

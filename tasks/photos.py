@@ -20,6 +20,8 @@ from tasks.photo_formats import PhotoError, png_chunks, recognise, webp_size
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit: ours is an argument, and is checked before anything is allocated
+
 ORIENTATION = 0x0112
 EXIF_OF_TIFF = {270, 271, 272, 274, 305, 306, 315, 316, 33432, 0x8769, 0x8825}
 """Tags of a TIFF's first directory that describe the photograph; all others describe the layout of the file."""
@@ -109,8 +111,16 @@ def model_input(photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.float32]:
 def _damaged(error: Exception) -> PhotoError:
     if any(words in str(error).lower() for words in ENDS_EARLY):
         return PhotoError("truncated", "The file ends before the picture does. Copy or download it again.")
+    if "unknown pixel mode" in str(error):
+        return _unsupported_samples()
     name = type(error).__name__
     return PhotoError("damaged", f"The file is damaged ({name}). Open it in an editor and export it again.")
+
+
+def _unsupported_samples() -> PhotoError:
+    return PhotoError(
+        "unsupported-mode", "The TIFF holds float, signed or 32-bit samples. Save it with 8 or 16 bits a sample."
+    )
 
 
 def _decode(kind: str, data: bytes, limits: PhotoLimits) -> Photo:
@@ -254,9 +264,7 @@ def _is_16_bit(image: Any) -> bool:
         return True
     if bits <= {1, 2, 4, 8} and kinds == {1}:
         return False
-    raise PhotoError(
-        "unsupported-mode", "The TIFF holds float, signed or 32-bit samples. Save it with 8 or 16 bits a sample."
-    )
+    raise _unsupported_samples()
 
 
 def _to_plain_mode(image: Any) -> Any:

@@ -57,7 +57,7 @@ def test_rendered_haze_on_free_photographs_is_lifted() -> None:
 
 @pytest.mark.skipif(not SOTS.is_dir(), reason="the SOTS-outdoor pairs of RESIDE (research licence) are not here")
 def test_sots_outdoor_is_as_hard_for_the_prior_as_measured() -> None:
-    """The first 10 pairs; on all 60: hazy 16.1 dB, dark channel prior 16.7 dB. (He et al. as published on all of SOTS: 19.1.)"""
+    """The first 10 pairs. On all 60: hazy 16.1 dB, dark channel prior 16.7 dB. (As published, on all of SOTS: 19.1.)"""
     pairs = sots_pairs(10)
     hazy, clear = (torch.stack(side) for side in zip(*pairs, strict=True))
     assert psnr(dehaze(hazy).image, clear).mean() == pytest.approx(16.24, abs=0.05)
