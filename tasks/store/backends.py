@@ -317,9 +317,19 @@ class FsspecBackend:
 
 
 def open_backend(location: Location, policy: RetryPolicy) -> Backend:
-    """The backend of a location that can be written to."""
-    if location.scheme == "file":
-        return LocalBackend(Path(location.path))
-    if location.scheme == "s3":
-        return S3Backend(location, policy)
-    return FsspecBackend(location)
+    """The backend of a location that can be written to.
+
+    Raises:
+        InvalidLocation: if the package for its scheme is not installed.
+    """
+    try:
+        if location.scheme == "file":
+            return LocalBackend(Path(location.path))
+        if location.scheme == "s3":
+            return S3Backend(location, policy)
+        return FsspecBackend(location)
+    except ImportError as error:
+        extra = {"gs": "gcs", "az": "azure"}.get(location.scheme, location.scheme)
+        raise InvalidLocation(
+            f"{location.scheme}:// needs another package: pip install 'fixpoint-diffusion[{extra}]' ({error})"
+        ) from error

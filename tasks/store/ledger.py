@@ -258,14 +258,16 @@ class Ledger:
         standing = parquet.read_footer(outcome.standing, ShardId(plan, shard).key)
         return CommitOutcome(outcome.won, standing["attempt_id"])
 
-    def check_shard(self, plan: int, shard: int) -> None:
-        """Read a commit in full and compare its rows with the plan's.
+    def check_shard(self, plan: int, shard: int) -> pa.Table:
+        """Read a commit in full and compare its rows with the plan's; the rows.
 
         Raises:
             ValueError: if the rows are not exactly those of the plan.
             NotFound, Corrupt, UnknownSchema.
         """
-        _check_rows(self.read_shard(plan, shard), self.read_plan_shard(plan, shard), plan, shard)
+        table = self.read_shard(plan, shard)
+        _check_rows(table, self.read_plan_shard(plan, shard), plan, shard)
+        return table
 
     def read_shard(self, plan: int, shard: int, columns: list[str] | None = None) -> pa.Table:
         """Rows of a committed shard, checked, in the schema of this version.

@@ -68,7 +68,7 @@ _TRANSIENT_CODES = frozenset(
 _DENIED_CODES = frozenset("ExpiredToken InvalidToken TokenRefreshRequired AuthorizationHeaderMalformed".split())
 _NETWORK_CLASSES = frozenset(
     "HTTPClientError ConnectionError FlexibleChecksumError IncompleteReadError ResponseParserError ClientError "
-    "ResponseStreamingError ReadTimeoutError URLError".split()
+    "ResponseStreamingError ReadTimeoutError URLError ServiceRequestError ServiceResponseError".split()
 )
 _CREDENTIAL_CLASSES = frozenset("NoCredentialsError PartialCredentialsError TokenRetrievalError".split())
 
@@ -90,13 +90,17 @@ def kind_of(error: BaseException) -> Kind:
 def _kind_of_reply(response: dict[str, dict[str, object]]) -> Kind:
     """Sort an error reply of S3 by its code and its HTTP status."""
     code = str(response.get("Error", {}).get("Code", ""))
-    status = int(str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
-    if code in _TRANSIENT_CODES or status in {408, 409, 425, 429}:
+    if code in _TRANSIENT_CODES:
         return Kind.TRANSIENT
     if code in _DENIED_CODES:
         return Kind.DENIED
-    fallback = Kind.TRANSIENT if status == 0 or status >= 500 or 200 <= status < 300 else Kind.PERMANENT
-    return _BY_STATUS.get(status, fallback)
+    return _kind_of_status(int(str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))))
+
+
+def _kind_of_status(status: int) -> Kind:
+    if status in {0, 408, 409, 425, 429} or 200 <= status < 300:  # an error inside a 200 is a cut-off reply
+        return Kind.TRANSIENT
+    return _BY_STATUS.get(status, Kind.TRANSIENT if status >= 500 else Kind.PERMANENT)
 
 
 def _kind_by_class(error: BaseException) -> Kind:
@@ -108,7 +112,8 @@ def _kind_by_class(error: BaseException) -> Kind:
         return Kind.TRANSIENT
     if isinstance(error, OSError):
         return _BY_ERRNO.get(error.errno or 0, Kind.PERMANENT)
-    return Kind.PERMANENT
+    status = str(getattr(error, "status_code", None) or getattr(error, "code", None))  # Azure's and Google's clients
+    return _kind_of_status(int(status)) if status.isdecimal() else Kind.PERMANENT
 
 
 def with_retries(policy: RetryPolicy, what: str, call: Callable[[], T]) -> T:

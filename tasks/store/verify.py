@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,7 +37,7 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
         yield Problem("plans/", f"Plans are numbered {plans}: one is missing; restore it from a copy")
     expected: set[ShardId] = set()
     for plan in plans:
-        yield from _attempt(f"plan {plan}", lambda plan=plan: expected.update(_shards_of(ledger, plan)))
+        yield from _attempt(f"plans/{plan}", lambda plan=plan: expected.update(_shards_of(ledger, plan)))
     done = set(ledger.committed())
     for shard in sorted(expected - done):
         yield Problem(shard.key, "This shard is not committed: run the same command again to finish it")
@@ -46,11 +45,10 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
         yield Problem(shard.key, "No readable plan has this shard: restore the plan, or remove the shard")
     with ThreadPoolExecutor(READERS) as pool:
         for shard in sorted(done & expected):
-            yield from _attempt(shard.key, lambda shard=shard: ledger.check_shard(*shard))
-            yield from _check_pictures(ledger, shard, pool)
+            yield from _check_shard(ledger, shard, pool)
 
 
-def _attempt(key: str, check: Any) -> Iterator[Problem]:
+def _attempt(key: str, check: Callable[[], object]) -> Iterator[Problem]:
     try:
         check()
     except (StoreError, ValueError) as error:
@@ -67,12 +65,13 @@ def _shards_of(ledger: Ledger, plan: int) -> Iterable[ShardId]:
     return [ShardId(plan, shard) for shard in sizes]
 
 
-def _check_pictures(ledger: Ledger, shard: ShardId, pool: ThreadPoolExecutor) -> Iterator[Problem]:
-    """Pictures that are missing or differ from what their rows say."""
+def _check_shard(ledger: Ledger, shard: ShardId, pool: ThreadPoolExecutor) -> Iterator[Problem]:
+    """A damaged commit, or its pictures that are missing or differ from what their rows say."""
     try:
-        table = ledger.read_shard(*shard, columns=["output_path", "output_sha256"])
-    except StoreError:
-        return  # reported already
+        table = ledger.check_shard(*shard).select(["output_path", "output_sha256"])
+    except (StoreError, ValueError) as error:
+        yield Problem(shard.key, str(error))
+        return
     rows = [row for row in table.to_pylist() if row["output_path"]]
     yield from filter(None, pool.map(lambda row: _picture_problem(ledger.store, row), rows))
 

@@ -87,7 +87,7 @@ def server(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 def test_a_short_soak(server: S3Server, tmp_path: Path) -> None:
-    run_soak(server, tmp_path, photos=400, shard_size=8, every=3.0, limit=150)
+    run_soak(server, tmp_path, photos=240, shard_size=8, every=3.0, limit=200)
 
 
 @pytest.mark.chaos
