@@ -24,6 +24,8 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
 
 
+MARGIN = 1.25
+"""The ratio of two residuals falls short of the contraction rate until they point where f contracts least."""
 MOST_EXCESS = 3.0
 
 
@@ -124,7 +126,7 @@ def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, iteration: Tensor) 
     apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
     inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
     known, fresh = c.rate[s.step], s.iteration == 0  # NaN for flow: there only the estimate counts, and at first is none
-    estimate = torch.where(fresh, torch.where(known.isnan(), 1.0, 0.0), intra / s.last)
+    estimate = torch.where(fresh, torch.where(known.isnan(), 1.0, 0.0), MARGIN * intra / s.last)
     rate = torch.fmax(known * s.excess, estimate)
     return Measures(intra, inter, certified_bound(intra, rate), iteration), rate
 

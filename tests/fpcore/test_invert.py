@@ -1,5 +1,7 @@
 """The engine against closed forms, and its promises about rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -116,21 +118,20 @@ def test_certified_bound_holds_on_ten_thousand_checks() -> None:
 
 
 def test_inter_path_lags_behind_intra_path() -> None:
-    """The paper's Fig. 1: the single path looks converged while two paths are still apart."""
+    """The paper's Fig. 1: one path looks converged while two are still apart. Narrow modes, as of photographs' latents."""
     schedule = sd_schedule(50)
-    model = mixture(schedule)
+    model = replace(mixture(schedule), variances=torch.full((3,), 2e-3, dtype=torch.float64))
     z0 = model.draw(8, torch.Generator().manual_seed(0))
-    r = invert(model.predict, schedule, z0, method("inter-path", tolerance=1e-9, max_iterations=14)).records
-    intra, inter = [], []
+    r = invert(model.predict, schedule, z0, method("inter-path", tolerance=1e-9, max_iterations=40)).records
+    lag = []
     for image in range(8):
         for step in range(1, 8):
             at = (r.image == image) & (r.step == step)
-            intra.append(r.iteration[at][r.intra[at] < 2.2e-3].min())
-            inter.append(r.iteration[at][r.inter[at] < 2.2e-3].min())
-    lag = np.array(inter) - np.array(intra)
-    assert (lag >= 0).all()
+            intra = r.iteration[at][r.intra[at] < 2.2e-3].min()
+            lag.append(r.iteration[at][r.inter[at] < 2.2e-3].min() - intra)
+    assert min(lag) >= 0
     assert np.median(lag) >= 1
-    assert lag.max() >= 2
+    assert max(lag) >= 2
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
