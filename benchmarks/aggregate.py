@@ -66,7 +66,8 @@ def write_shard(
     }
     schema = shard_schema((4, 4, 4))
     arrays = [
-        pa.array(columns[field.name], field.type) if isinstance(columns.get(field.name), list)
+        pa.array(columns[field.name], field.type)
+        if isinstance(columns.get(field.name), list)
         else columns.get(field.name, pa.nulls(count, field.type))
         for field in schema
     ]
@@ -102,12 +103,14 @@ def measure(ledger: Path, tables: Path) -> dict[str, float]:
     """Run `aggregate` twice in a fresh process: seconds of the first and of the idle second call, peak memory."""
     environment = os.environ | {"OMP_NUM_THREADS": "2", "ARROW_NUM_THREADS": "2"}
     command = [sys.executable, "-c", MEASURE, str(ledger), str(tables)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, env=environment)
+    found: dict[str, float] = json.loads(done.stdout)
     found["tables_mb"] = round(sum(file.stat().st_size for file in tables.rglob("*.parquet")) / 2**20)
     return found
 
 
 def main() -> None:
+    """Build, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=25)

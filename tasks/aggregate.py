@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tasks.committed import Output, Shard, list_shards, open_output, read_shard
 from tasks.flatten import SHARD_COLUMNS, flatten_images, flatten_steps
-from tasks.parts import Manifest, PartWriter, load_manifest, save_manifest, sweep, write_table
+from tasks.parts import PartWriter, load_manifest, save_manifest, sweep, write_table
 from tasks.store.schema import SCHEMA_VERSION
 from tasks.summarise import small_tables
 

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from tasks.store.schema import STAGES, shard_schema
 from tasks.tables import IMAGES, STEPS
 
-SHARD_COLUMNS = tuple(name for name in shard_schema().names if name not in {"latent", "latent_shape", "output", "haze_map"})
+_UNREAD = {"latent", "latent_shape", "output", "haze_map"}
+SHARD_COLUMNS = tuple(name for name in shard_schema().names if name not in _UNREAD)
 """What the tables are made from. Latents and pictures are never read."""
 
 
@@ -23,7 +24,8 @@ def flatten_steps(shards: pa.Table) -> pa.Table:
     columns |= {name: shards.column(name).combine_chunks().take(parent) for name in ("plan", "shard", "row")}
     columns["image_id"] = _spread(shards.column("image_id"), parent)
     columns["key"] = _spread(shards.column("key"), parent)
-    columns["nfe"] = pa.array(_running_cost(columns["inter"].is_valid().to_numpy(zero_copy_only=False), owner))
+    measured = pc.fill_null(pc.is_finite(columns["inter"]), False).to_numpy(zero_copy_only=False)
+    columns["nfe"] = pa.array(_running_cost(measured, owner))
     columns["last"] = pa.array(_ends(columns["step"].to_numpy(zero_copy_only=False), owner))
     return pa.table({name: columns[name] for name in STEPS.names})
 
@@ -40,7 +42,7 @@ def flatten_images(shards: pa.Table) -> pa.Table:
 
 
 def _spread(column: pa.ChunkedArray, parent: pa.Array) -> pa.DictionaryArray:
-    """A photo's text repeated for each of its iterations, stored once. Only unreadable photos, without steps, lack it."""
+    """A photo's text repeated for each of its iterations, stored once. Only photos without steps lack it."""
     return pa.DictionaryArray.from_arrays(parent, column.combine_chunks().fill_null(""))
 
 
@@ -51,7 +53,8 @@ def _running_cost(inter: np.ndarray, owner: np.ndarray) -> np.ndarray:
         return total.astype(np.int32)
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     before = np.concatenate(([0], total[first[1:] - 1]))
-    return (total - np.repeat(before, np.diff(first, append=owner.size))).astype(np.int32)
+    cost: np.ndarray = (total - np.repeat(before, np.diff(first, append=owner.size))).astype(np.int32)
+    return cost
 
 
 def _ends(step: np.ndarray, owner: np.ndarray) -> np.ndarray:

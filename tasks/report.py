@@ -1,5 +1,7 @@
 """The report of one or several runs: a self-contained HTML page, the same as Markdown, and the numbers as JSON."""
 
+# ruff: noqa: S608  (names inside the SQL are constants of this package; values are parameters)
+
 from __future__ import annotations
 
 import json
@@ -118,8 +120,11 @@ def _write(target: Output, reports: list[RunReport], charts: list[Chart]) -> Rep
     for key, data in content.items():
         target.store.put(key, data)
     facts = [report.facts for report in reports]
+    html_path, markdown_path, json_path = (f"{target.url}/{key}" for key in content)
     return ReportSummary(
-        *(f"{target.url}/{key}" for key in content),
+        html_path,
+        markdown_path,
+        json_path,
         html_bytes=len(content["report/index.html"]),
         photos=sum(one.photos for one in facts),
         ok=sum(one.ok for one in facts),

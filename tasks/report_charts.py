@@ -1,5 +1,7 @@
 """Charts of a report as inline SVG whose colours are CSS variables, so that one drawing serves light and dark."""
 
+# ruff: noqa: S608  (names inside the SQL are constants of this package; values are parameters)
+
 from __future__ import annotations
 
 import io
@@ -7,12 +9,14 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tasks.report_data import RunFacts, rows
 
@@ -29,7 +33,7 @@ _VARIABLES = (
     | {colour: f"--series-{index}" for index, colour in enumerate(_SERIES)}
     | {colour: f"--ramp-{index}" for index, colour in enumerate(_RAMP)}
 )
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fixpoint",
     "font.size": 9.5,
@@ -164,7 +168,8 @@ def _by_step(connection: duckdb.DuckDBPyConnection, run: str, name: str) -> list
 def _hardest_step(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | None:
     hardest = rows(
         connection,
-        """SELECT step, avg(iteration) AS n FROM steps WHERE run = ? AND last GROUP BY 1 ORDER BY n DESC, step LIMIT 1""",
+        """SELECT step, avg(iteration) AS n FROM steps WHERE run = ? AND last
+           GROUP BY 1 ORDER BY n DESC, step LIMIT 1""",
         facts.run,
     )
     if not hardest or hardest[0]["n"] < 1.5:
@@ -237,7 +242,9 @@ def _histogram(values: list[float], title: str, label: str, alt: str) -> Chart |
     def plot(figure: Figure) -> None:
         axis = figure.subplots()
         whole = all(value.is_integer() for value in values) and np.ptp(values) < 30
-        bins = np.arange(min(values) - 0.5, max(values) + 1) if whole else "auto"
+        bins = (
+            np.arange(min(values) - 0.5, max(values) + 1) if whole else np.histogram_bin_edges(values, "auto")
+        ).tolist()
         axis.hist(values, bins=bins, color=_SERIES[0], alpha=0.75, rwidth=0.92)
         axis.axvline(float(np.mean(values)), color=_SERIES[1], linewidth=1.4)
         axis.set(xlabel=label, ylabel="photos")
@@ -326,4 +333,4 @@ def _iterations(axis: Axes, most: int) -> None:
 def _whole(axis: Axes, which: str = "x") -> None:
     """Whole numbers on an axis of counts."""
     target = axis.xaxis if which == "x" else axis.yaxis
-    target.get_major_locator().set_params(integer=True)
+    target.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))

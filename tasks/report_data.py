@@ -1,9 +1,10 @@
 """The numbers of a report, asked of the analytics tables with DuckDB."""
 
+# ruff: noqa: S608  (names inside the SQL are constants of this package; values are parameters)
+
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from tasks.store.uris import parse
 
 FLAGGED = (
     "(status <> 'ok' OR coalesce(verdict, 'improved') <> 'improved' "
-    "OR coalesce(inversion_status, 'converged') <> 'converged')"
+    "OR coalesce(inversion_status, 'converged') NOT IN ('converged', 'completed'))"
 )
-"""SQL: the photos somebody should look at."""
+"""SQL: the photos somebody should look at. `completed` is a fixed number of iterations, which judges nothing."""
 
 PHOTO_COLUMNS = (
     "run, key, plan, shard, row, status, error_code, error_message, verdict, strength, inversion_status, source_uri, "
@@ -62,6 +63,12 @@ class RunFacts:
     configuration: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     command: str = ""
+
+    @property
+    def converged(self) -> float | None:
+        """Share of the inversions that converged, 0 to 1; None if the method judged none."""
+        judged = self.ok - self.inversion.get("completed", 0)
+        return self.inversion.get("converged", 0) / judged if judged and self.inversion else None
 
 
 def run_facts(connection: duckdb.DuckDBPyConnection, runs: Sequence[str]) -> list[RunFacts]:
@@ -164,7 +171,7 @@ def _psnr(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
 
 
 def paired(measures: dict[str, tuple[int, float]]) -> list[tuple[str, int, float, float | None]]:
-    """Name, photos, mean, and the mean afterwards for measures that come in two: x_input, x_output; x_before, x_after."""
+    """Name, photos, mean, and the mean afterwards for measures that come in two (x_before, x_after)."""
     twins = {f"{stem}_{first}": f"{stem}_{second}" for stem, first, second in _stems(measures)}
     return [
         (

@@ -1,5 +1,7 @@
 """The pictures of a report: chosen photos, read at full resolution, shrunk and inlined as JPEG."""
 
+# ruff: noqa: S608  (names inside the SQL are constants of this package; values are parameters)
+
 from __future__ import annotations
 
 import base64
@@ -65,7 +67,7 @@ def flagged_photos(connection: duckdb.DuckDBPyConnection, run: str, count: int) 
                 AND ({FLAGGED} OR coalesce(metrics['psnr_output'] < metrics['psnr_input'], false))
                 ORDER BY status = 'ok', coalesce(verdict, '') <> 'collapsed',
                          coalesce(metrics['psnr_output'] - metrics['psnr_input'], 0),
-                         coalesce(inversion_status, 'converged') = 'converged', key LIMIT ?"""
+                         coalesce(inversion_status, 'converged') IN ('converged', 'completed'), key LIMIT ?"""
     return rows(connection, query, run, count)
 
 
@@ -83,7 +85,7 @@ def reasons(photo: dict[str, Any]) -> tuple[str, ...]:
     }
     if photo["verdict"] not in (None, "improved"):
         said.append(verdict.get(photo["verdict"], f"Verdict: {photo['verdict']}."))
-    if photo["inversion_status"] not in (None, "converged"):
+    if photo["inversion_status"] not in (None, "converged", "completed"):
         said.append(f"The inversion did not converge: {photo['inversion_status']}.")
     before, after = photo["psnr_input"], photo["psnr_output"]
     if before is not None and after is not None and after < before:

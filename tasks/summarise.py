@@ -1,5 +1,7 @@
 """The tables ``runs`` and ``summary`` of a run, computed by DuckDB from its part files."""
 
+# ruff: noqa: S608  (names inside the SQL are constants of this package; values are parameters)
+
 from __future__ import annotations
 
 import json
@@ -144,4 +146,3 @@ def moment(value: object) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-

@@ -34,7 +34,7 @@ STEPS = pa.schema(
             "nfe",
             pa.int32(),
             "rows of the UNet spent on the photo's inversion up to and including this iteration: "
-            "one an iteration, two where `inter` is measured",
+            "one an iteration, two where `inter` is measured (`images.nfe_inversion` counts further paths too)",
         ),
         _field("last", pa.bool_(), "true for the iteration that ended its step"),
     ]

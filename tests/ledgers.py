@@ -172,9 +172,7 @@ def scene(generator: np.random.Generator, size: tuple[int, int]) -> tuple[Image.
     """A hazy landscape, the clear one, and the haze between them (0 to 255)."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
-    ridge = 0.45 + sum(
-        0.06 / k * np.sin(2 * np.pi * (k * 1.3 * x + generator.uniform())) for k in range(1, 5)
-    )
+    ridge = 0.45 + sum(0.06 / k * np.sin(2 * np.pi * (k * 1.3 * x + generator.uniform())) for k in range(1, 5))
     land = (y > ridge)[..., None]
     sky = np.stack([0.35 + 0.4 * y, 0.55 + 0.3 * y, 0.95 - 0.1 * y], -1)
     ground = generator.uniform(0.1, 0.5, 3) * (0.6 + 0.8 * (y - ridge))[..., None]

@@ -37,7 +37,11 @@ def test_there_is_a_recipe_for_every_library() -> None:
 
 @pytest.mark.parametrize(("code", "answer"), BLOCKS, ids=[f"{n}-{name}" for n, name in enumerate(LIBRARIES)])
 def test_the_recipe_gives_its_answer(place: Path, code: str, answer: str) -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hub"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(place / "hub"),
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == answer

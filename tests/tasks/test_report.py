@@ -84,9 +84,9 @@ def test_numbers_equal_duckdb_over_the_raw_shards(night: Path, report: ReportSum
         return duckdb.sql(query.format(shards=shards)).fetchall()
 
     said = json.loads((night / "report/report.json").read_text())["runs"][0]
-    assert ask("SELECT count(*), count(*) FILTER (status = 'ok'), count(*) FILTER (status = 'failed') FROM {shards}") == [
-        (said["photos"], said["ok"], said["failed"])
-    ]
+    assert ask(
+        "SELECT count(*), count(*) FILTER (status = 'ok'), count(*) FILTER (status = 'failed') FROM {shards}"
+    ) == [(said["photos"], said["ok"], said["failed"])]
     ok = "{shards} WHERE status = 'ok'"
     assert dict(ask(f"SELECT verdict, count(*) FROM {ok} GROUP BY 1")) == said["verdicts"]
     assert dict(ask(f"SELECT inversion_status, count(*) FROM {ok} GROUP BY 1")) == said["inversion"]
@@ -129,13 +129,17 @@ def test_the_page_stands_alone(night: Path, report: ReportSummary) -> None:
     page = page_of(night)
     assert not page.all("link")
     assert not [script for script in page.all("script") if "src" in script]
-    addresses = [value for _, found in page.elements for name, value in found.items() if name in {"src", "href", "xlink:href"}]
+    addresses = [
+        value for _, found in page.elements for name, value in found.items() if name in {"src", "href", "xlink:href"}
+    ]
     assert all(re.match(r"data:image/jpeg;base64,|#", value or "") for value in addresses)
     assert "url(http" not in html
     assert "@import" not in html
     assert report.html_bytes == len(html.encode()) < 5_000_000
     ids = [found["id"] for _, found in page.elements if "id" in found]
-    targets = {value[1:] for value in addresses if value and value.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", html))
+    targets = {value[1:] for value in addresses if value and value.startswith("#")} | set(
+        re.findall(r"url\(#([^)]+)\)", html)
+    )
     assert targets <= set(ids)
 
 
@@ -173,7 +177,13 @@ def test_charts_follow_the_colour_scheme_and_say_what_they_show(night: Path) -> 
     assert "prefers-color-scheme: dark" in html
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", html))
     assert used - {"--cut"} <= set(re.findall(r"(--[a-z0-9-]+):", html))
-    for words in ("RMS loss, median", "iteration", "inter-path", "NFE, inversion and regeneration", "seconds a photo, mean"):
+    for words in (
+        "RMS loss, median",
+        "iteration",
+        "inter-path",
+        "NFE, inversion and regeneration",
+        "seconds a photo, mean",
+    ):
         assert words in html
 
 
@@ -184,8 +194,11 @@ def test_reasons_name_every_kind_of_flag() -> None:
     }  # fmt: skip
     assert reasons(ordinary) == ()
     assert reasons(ordinary | {"verdict": None, "inversion_status": None, "psnr_input": None}) == ()
-    assert "Copy it" in reasons(ordinary | {"status": "failed", "error_code": "x", "error_message": "Copy it again."})[0]
-    assert "50 %" in reasons(ordinary | {"verdict": "weakened", "strength": 0.5})[0].replace("%", " %").replace("  ", " ")
+    assert reasons(ordinary | {"inversion_status": "completed"}) == ()
+    assert (
+        "Copy it" in reasons(ordinary | {"status": "failed", "error_code": "x", "error_message": "Copy it again."})[0]
+    )
+    assert "50% of the edit" in reasons(ordinary | {"verdict": "weakened", "strength": 0.5})[0]
     assert "structure" in reasons(ordinary | {"verdict": "collapsed"})[0]
     assert "as it was" in reasons(ordinary | {"verdict": "unchanged"})[0]
     assert "odd" in reasons(ordinary | {"verdict": "odd"})[0]
@@ -300,7 +313,7 @@ def test_a_bare_ledger_still_gives_a_report(tmp_path: Path) -> None:
     pq.write_table(rows, tmp_path / "bare/shards/000001-00000.parquet")
     done = write_report([str(tmp_path / "bare")])
     assert (done.photos, done.ok, done.flagged) == (1, 1, 0)
-    assert "All 1 photos are done." in " ".join(page_of(tmp_path / "bare").text.split())
+    assert "The one photo is done." in " ".join(page_of(tmp_path / "bare").text.split())
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -347,8 +360,31 @@ def test_the_source_is_what_the_photos_have_in_common() -> None:
     assert source_of([(None, "x.jpg")]) == "SOURCE"
 
 
+def test_methods_that_judge_nothing_are_not_called_unconverged(tmp_path: Path) -> None:
+    (tmp_path / "ddim/shards").mkdir(parents=True)
+    rows = [
+        {"plan": 1, "shard": 0, "row": row, "key": f"{row}.jpg", "status": "ok", "inversion_status": status}
+        for row, status in enumerate(["completed", "completed", "completed", "nonfinite"])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=shard_schema()), tmp_path / "ddim/shards/000001-00000.parquet")
+    done = write_report([str(tmp_path / "ddim")])
+    assert done.flagged == 1
+    text = " ".join(page_of(tmp_path / "ddim").text.split())
+    assert "0 %inversions converged" in text
+    rows[3]["inversion_status"] = "completed"
+    pq.write_table(pa.Table.from_pylist(rows, schema=shard_schema()), tmp_path / "ddim/shards/000001-00000.parquet")
+    assert write_report([str(tmp_path / "ddim")]).flagged == 0
+    assert "inversions converged" not in page_of(tmp_path / "ddim").text
+
+
 def test_measures_before_and_after_share_a_row() -> None:
-    measures = {"haze_after": (3, 1.0), "haze_before": (3, 2.0), "psnr_input": (2, 9.0), "psnr_output": (2, 8.0), "x": (1, 0.5)}
+    measures = {
+        "haze_after": (3, 1.0),
+        "haze_before": (3, 2.0),
+        "psnr_input": (2, 9.0),
+        "psnr_output": (2, 8.0),
+        "x": (1, 0.5),
+    }
     assert paired(measures) == [("haze", 3, 2.0, 1.0), ("psnr", 2, 9.0, 8.0), ("x", 1, 0.5, None)]
     assert paired({"haze_after": (3, 1.0)}) == [("haze_after", 3, 1.0, None)]
 
