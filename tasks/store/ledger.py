@@ -13,7 +13,6 @@ output, be killed at any moment and be started again: each planned photo ends in
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import hashlib
@@ -31,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.store import parquet
+from tasks.store.claims import Claims
 from tasks.store.errors import Corrupt, InvalidLocation, NotFound
 from tasks.store.objects import Store
 from tasks.store.record import RunRecord, canonical, parse_run, refuse_foreign, render_run
@@ -159,28 +159,22 @@ class Ledger:
             raise ValueError(f"shard_size is {shard_size}: it must be at least 1")
         plan_size = max(plan_size - plan_size % shard_size, shard_size)
         known = self.plans()
-        claims = self._claims(known)
-        unclaimed = (entry for entry in entries if not _consume(claims, entry))
+        claims = Claims()
+        for plan in known:
+            claims.add(self.read_plan(plan))
+        unclaimed = (entry for entry in entries if not claims.cover(entry))
         added = []
         while chunk := list(itertools.islice(unclaimed, plan_size)):
             number = max(known, default=0) + 1
             while chunk and not self.add_plan(_plan_table(chunk, shard_size), number):
-                claims.update(self._claims([number]))
+                claims.add(self.read_plan(number))
                 known.append(number)
-                chunk = [entry for entry in chunk if not _consume(claims, entry)]
+                chunk = [entry for entry in chunk if not claims.cover(entry)]
                 number += 1
             if chunk:
                 known.append(number)
                 added.append(number)
         return added
-
-    def _claims(self, plans: Iterable[int]) -> collections.Counter[bytes]:
-        """How often each photo occurs in these plans."""
-        claims: collections.Counter[bytes] = collections.Counter()
-        for plan in plans:
-            for batch in self.read_plan(plan).to_batches(max_chunksize=10_000):
-                claims.update(_identity(row) for row in batch.to_pylist())
-        return claims
 
     def _read_plan(self, plan: int) -> pa.Table:
         """All rows of a plan, checked; the last two stay in memory."""
@@ -332,20 +326,6 @@ def picture_key(key: str, suffix: str) -> str:
 def _plan_table(entries: list[dict[str, Any]], shard_size: int) -> pa.Table:
     rows = [{**entry, "shard": i // shard_size, "row": i % shard_size} for i, entry in enumerate(entries)]
     return pa.Table.from_pylist(rows, schema=PLAN)
-
-
-def _identity(entry: dict[str, Any]) -> bytes:
-    values = [entry.get(name) for name in PLAN.names if name not in {"shard", "row"}]
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).digest()
-
-
-def _consume(claims: collections.Counter[bytes], entry: dict[str, Any]) -> bool:
-    """Whether a plan claims the entry; a claim covers one entry."""
-    identity = _identity(entry)
-    if not claims.get(identity):
-        return False
-    claims[identity] -= 1
-    return True
 
 
 def _check_rows(table: pa.Table, planned: pa.Table, plan: int, shard: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
         yield Problem("plans/", f"Plans are numbered {plans}: one is missing; restore it from a copy")
     expected: set[ShardId] = set()
     for plan in plans:
-        yield from _attempt(f"plans/{plan}", lambda plan=plan: expected.update(_shards_of(ledger, plan)))
+        yield from _attempt(f"plans/{plan}", functools.partial(_add_shards, ledger, plan, expected))
     done = set(ledger.committed())
     for shard in sorted(expected - done):
         yield Problem(shard.key, "This shard is not committed: run the same command again to finish it")
@@ -55,14 +56,14 @@ def _attempt(key: str, check: Callable[[], object]) -> Iterator[Problem]:
         yield Problem(key, str(error))
 
 
-def _shards_of(ledger: Ledger, plan: int) -> Iterable[ShardId]:
-    """Shards of a plan whose rows are numbered without a gap."""
+def _add_shards(ledger: Ledger, plan: int, shards: set[ShardId]) -> None:
+    """Add the shards of a plan, whose rows must be numbered without a gap."""
     table = ledger.read_plan(plan).sort_by([("shard", "ascending"), ("row", "ascending")])
     pairs = list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
     sizes = collections.Counter(shard for shard, _ in pairs)
     if pairs != [(shard, row) for shard in range(len(sizes)) for row in range(sizes[shard])]:
         raise ValueError("Its rows are not numbered without a gap: restore the plan from a copy")
-    return [ShardId(plan, shard) for shard in sizes]
+    shards.update(ShardId(plan, shard) for shard in sizes)
 
 
 def _check_shard(ledger: Ledger, shard: ShardId, pool: ThreadPoolExecutor) -> Iterator[Problem]:

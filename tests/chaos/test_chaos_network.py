@@ -94,8 +94,8 @@ def faulty_run(proxy: FaultProxy, job: Job, undisturbed: int, rate: float, seed:
     runs = run_until_done(job, runs=1 if rate <= 0.05 else 3)
     ratio, faults = proxy.requests / undisturbed, proxy.requests - proxy.faults["none"]
     print(
-        f"\np = {rate:.0%}: {job.photos // 2} shards, {runs} runs, {proxy.requests} requests ({ratio:.2f} of undisturbed), "
-        f"{faults} faults, {time.monotonic() - started:.0f} s"
+        f"\np = {rate:.0%}: {job.photos // 2} shards, {runs} runs, {faults} faults in {proxy.requests} requests "
+        f"({ratio:.2f} of undisturbed), {time.monotonic() - started:.0f} s"
     )
     assert faults > 0
     assert judge(job, proxy) == []
