@@ -200,7 +200,9 @@ def _fit_null(
 def _update(adam: torch.optim.Adam, embeddings: Tensor, error: Tensor, running: Tensor) -> None:
     """One step of Adam for the running rows; the others keep their embedding in spite of Adam's momentum."""
     kept = embeddings.detach().clone()
-    (embeddings.grad,) = torch.autograd.grad(error.sum(), [embeddings])
+    scale = 2.0**14  # the gradient of a small mean would vanish in a float16 network
+    (gradient,) = torch.autograd.grad(scale * error.sum(), [embeddings])
+    embeddings.grad = gradient / scale
     adam.step()
     with torch.no_grad():
         embeddings.copy_(torch.where(running.view(-1, 1, 1), embeddings, kept))

@@ -106,9 +106,9 @@ def _read_entry(key: str, entry: Any) -> PieSample:
         if len(words) == 1:
             raise ValueError(f"blended_word needs a word of either prompt, not only {words[0]!r}")
         _check_runs(runs)
-        prompts = (entry[name].replace("[", "").replace("]", "") for name in ("original_prompt", "editing_prompt"))
+        source, target = (entry[f"{name}_prompt"].replace("[", "").replace("]", "") for name in ("original", "editing"))
         blend = (words[0], words[1]) if words else None
-        return PieSample(key, entry["image_path"], *prompts, str(entry["editing_type_id"]), blend, runs)
+        return PieSample(key, entry["image_path"], source, target, str(entry["editing_type_id"]), blend, runs)
     except KeyError as error:
         raise ValueError(f"entry {key!r} of the mapping file has no {error}") from error
     except (TypeError, AttributeError, ValueError) as error:

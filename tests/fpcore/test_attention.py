@@ -66,6 +66,26 @@ def test_published_unets_have_the_layers_their_configuration_promises(family: st
     assert len(layers) == 2 * blocks
 
 
+def test_other_configurations_are_counted_too() -> None:
+    """Plain attention blocks, several transformers a block, blocks without self-attention, no middle block."""
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 16),
+        norm_num_groups=8,
+        down_block_types=("AttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "AttnUpBlock2D"),
+        mid_block_type=None,
+        layers_per_block=(1, 2),
+        transformer_layers_per_block=(1, 3),
+        only_cross_attention=(False, True),
+        cross_attention_dim=8,
+        attention_head_dim=4,
+    )
+    layers = attention_layers(unet)
+    # two attentions to the text in each of 3 transformers of 2 layers down and 3 up; plain ones in 1 layer down, 2 up
+    assert promised_layers(unet.config) == (2 * 3 * (2 + 3), 1 + 2)
+    assert {layer.level for layer in layers if layer.cross} == {1}
+
+
 def test_layers_know_their_grid(unet: UNet2DConditionModel) -> None:
     seen: dict[str, int] = {}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -17,7 +20,7 @@ from fpcore.prompt_to_prompt import EditSettings, PromptToPrompt
 from fpcore.sample import sample
 from fpcore.schedule import Schedule
 from fpcore.token_map import TokenMap
-from tests.tiny_models import tiny_sd1
+from tests.tiny_models import tiny_sd1, tiny_sd2, tiny_sdxl
 
 STEPS, SIZE = 3, (16, 12)
 SOURCES = ["a photo of a cat", "haze", "the mountain road in fog"]
@@ -111,6 +114,26 @@ def test_full_replacement_with_equal_prompts_is_the_source(model: Model, schedul
     result = edit(model, schedule, latents, SOURCES, SOURCES, everywhere)
     assert close(result.target, under(model, SOURCES, 7.5, latents))
     assert close(result.target, result.source)
+
+
+@pytest.mark.parametrize("build", [tiny_sd2, tiny_sdxl])
+def test_other_families_are_edited_alike(build: Callable[[Path], Path], tmp_path: Path) -> None:
+    """v-prediction, and two text encoders with pooled embeddings, against sampling each branch alone."""
+    model = load_model(str(build(tmp_path / "model")), device="cpu")
+    few = Schedule.from_scheduler(model.scheduler, 2)
+    z = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(0))
+    plain = edit(model, few, z, SOURCES[:1], TARGETS[:1], EditSettings(guidance_scale=1, **NO_REPLACEMENT))
+    for branch, prompt in ((plain.source, SOURCES[0]), (plain.target, TARGETS[0])):
+        condition = model.embed([prompt])
+        alone = sample(lambda z, t, rows, c=condition: model.predict(z, t, c.rows(rows)), few, z)  # type: ignore[misc]
+        assert close(branch, alone)
+    everywhere = EditSettings(cross_replace=1, self_replace=1, record_maps=True)
+    steered = edit(model, few, z, SOURCES[:1], TARGETS[:1], everywhere)
+    assert not close(steered.target, steered.source, 1e-4)
+    equal = edit(model, few, z, SOURCES[:1], SOURCES[:1], everywhere)
+    assert close(equal.target, equal.source)
+    assert equal.source_maps is not None
+    assert close(equal.source_maps.sum(1), torch.ones(1, 8, 6))
 
 
 def controls(model: Model, settings: EditSettings, pairs: int = 3, **options: object) -> PromptToPrompt:

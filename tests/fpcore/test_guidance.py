@@ -157,6 +157,21 @@ def test_nti_takes_the_steps_of_adam(schedule: Schedule, start: Tensor) -> None:
     assert torch.allclose(found.nulls[1].embeddings - found.nulls[0].embeddings, torch.tensor(0.99e-2), atol=1e-5)
 
 
+def test_nti_works_with_a_half_precision_network(schedule: Schedule) -> None:
+    """A mean over a Stable Diffusion latent has gradients that float16 rounds to zero; they must arrive still."""
+
+    class HalfNetwork(Network):
+        def __call__(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            shift = 1000 * condition.embeddings.half().mean((1, 2)).view(-1, 1, 1, 1)
+            return torch.tanh(z) + 1e-3 * (shift * torch.ones_like(z, dtype=torch.float16)).float()
+
+    text, start = condition(0.05), torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    trajectory = path(Network(), schedule, text, start)
+    found = null_text(HalfNetwork(), schedule, text, condition(0), trajectory, 7.5)
+    assert float(found.loss[0, -1]) < 1e-5 + 2e-5 * (STEPS - 1)
+    assert torch.allclose(found.nulls[-1].embeddings, text.embeddings, atol=0.01)
+
+
 def test_a_broken_image_stops_and_harms_nobody(schedule: Schedule, start: Tensor) -> None:
     text = condition(0.1, 0.03, 0.2)
     trajectory = path(Network(), schedule, text, start)
