@@ -8,14 +8,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 
-class SpaceToDepth(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class SpaceToDepth(ModelMixin, ConfigMixin):
     """Space to depth (pixel unshuffle), kept in a diffusers folder like any VAE. It has no weights."""
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, patch_size: int = 4, scaling_factor: float = 1.0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.patch_size = patch_size
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def examine(model_name: str, *, rows: int = 2, **options: Any) -> DoctorReport:
 def _measure(model: Model, rows: int) -> DoctorReport:
     condition = model.embed([""])
     _predict(model, condition, 1)  # the first call is slower than those to come
-    one, all_rows = (_peak_bytes(model, lambda n=n: _predict(model, condition, n)) for n in (1, rows))
-    row_bytes = max(1, (all_rows - one) // (rows - 1))
+    one = _peak_bytes(model, lambda: _predict(model, condition, 1))
+    row_bytes = max(1, (_peak_bytes(model, lambda: _predict(model, condition, rows)) - one) // (rows - 1))
     row_seconds = _seconds(model, lambda: _predict(model, condition, rows)) / rows
     free = free_memory(model.device)
     parts = {"unet": model.unet, "vae": model.vae}
@@ -132,17 +132,18 @@ def _peak_bytes(model: Model, call: Callable[[], Tensor]) -> int:
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
         call()
-        return torch.cuda.max_memory_allocated(model.device) - before
-    with LiveBytes() as live:
+        return int(torch.cuda.max_memory_allocated(model.device) - before)
+    live = LiveBytes()
+    with live:
         call()
     return live.peak
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the bytes of all tensors made inside and still alive, and their peak. Works on any device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: set[int] = set()
 

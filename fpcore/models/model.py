@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -69,6 +68,7 @@ class Model:
     Args:
         name: as the user gave it.
         family: which layout and conditioning it has.
+        scheduler: a ``DDIMScheduler`` with the model's own noise schedule; see ``fpcore.schedule``.
         device: where ``predict`` computes.
         digest: SHA-256 (hex) of the files it was loaded from.
         zero_null_text: SDXL's ``force_zeros_for_empty_prompt``: the null text "" is embedded as zeros.
@@ -80,7 +80,7 @@ class Model:
     vae: Any
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
-    scheduler: DDIMScheduler
+    scheduler: Any
     device: torch.device
     digest: str
     zero_null_text: bool = False

@@ -357,3 +357,14 @@ def test_sdxl_is_told_the_size(model_folder):
     model = load_model(str(model_folder("sdxl")), device="cpu")
     assert model.embed(["haze"]).time_ids.tolist() == [[64, 64, 0, 0, 64, 64]]
     assert model.embed(["haze", ""], size=(96, 32)).time_ids.tolist() == [[96, 32, 0, 0, 96, 32]] * 2
+
+
+@pytest.mark.parametrize("name", ["haze"])
+def test_shipped_model(name):
+    model = load_model(f"builtin:{name}", device="cpu")
+    height, width = model.image_size
+    pixels = torch.zeros((1, 3, height, width))
+    condition = model.embed(["haze", "clear"])
+    outputs = model.predict(model.encode(pixels).repeat(2, 1, 1, 1), torch.tensor([900, 900]), condition)
+    assert outputs.isfinite().all()
+    assert (outputs[0] - outputs[1]).abs().max() > 0.1  # the words are heard
