@@ -162,6 +162,110 @@ def dehaze(
 
 
 @app.command()
+def edit(
+    source: Source,
+    output: Output,
+    prompt: Annotated[str | None, typer.Option(help="what the photos show; a manifest may say it per photo")] = None,
+    target: Annotated[str | None, typer.Option(help="what they are to show")] = None,
+    model: Model = "builtin:scenes",
+    guidance: Annotated[str, typer.Option(help="none, nti, npi, direct-inversion")] = "none",
+    guidance_scale: Annotated[float, typer.Option(help="classifier-free guidance weight w")] = 7.5,
+    method: Annotated[str | None, typer.Option(help="inversion method")] = None,
+    steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    set_: Set = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Edit photos by words: Prompt-to-Prompt on fixed-point inversions."""
+    settings = settings_of(
+        set_, pretrained_model_name_or_path=model, prompt=prompt, target_prompt=target, guidance=guidance,
+        guidance_scale=guidance_scale, method=method, num_inference_steps=steps,
+    )  # fmt: skip
+    run("edit", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
+
+
+@app.command()
+def invert(
+    source: Source,
+    output: Output,
+    prompt: Annotated[str | None, typer.Option(help="what the photos show; a manifest may say it per photo")] = None,
+    model: Model = "builtin:haze",
+    method: Annotated[str | None, typer.Option(help="inversion method")] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    set_: Set = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Invert photos to latents in the shards, with every step's losses; regenerates each as a proof."""
+    settings = settings_of(
+        set_, pretrained_model_name_or_path=model, prompt=prompt, method=method, num_inference_steps=steps, tolerance=tolerance
+    )
+    run("invert", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
+
+
+evaluations = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")
+app.add_typer(evaluations, name="evaluate")
+
+
+@evaluations.command()
+def reside(
+    data: Annotated[str, typer.Argument(help="folder with hazy/ and gt/ (RESIDE SOTS)")],
+    output: Output,
+    variants: Annotated[str, typer.Option(help="comma-separated; the first is also run on the clear side")] = "graded,dcp",
+    real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
+    model: Model = "builtin:haze",
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hazy pairs against their truth, the clear side against itself, the round trip, real haze."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.evaluate import evaluate_reside, markdown
+        from tasks.config import RunConfig
+
+        config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
+        rows = evaluate_reside(data, output, config, variants.split(","), real)
+    typer.echo(json.dumps(rows) if as_json else markdown(rows))
+
+
+@app.command()
+def doctor(model: Annotated[str, typer.Argument(help="built-in, folder or hub id")] = "builtin:haze", as_json: AsJson = False) -> None:
+    """Does this model load, what is it, what does it cost, what to change."""
+    from dataclasses import asdict
+
+    from fpcore.models.doctor import examine
+
+    found = asdict(examine(model))
+    if as_json:
+        typer.echo(json.dumps(found, default=str))
+    else:
+        table = Table(show_header=False, box=None)
+        for name, value in found.items():
+            table.add_row(name.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+        Console().print(table)
+    raise typer.Exit(0 if found.get("loads") else USAGE)
+
+
+@app.command()
+def analyze(
+    source: Source,
+    output: Output,
+    model: Model = "builtin:haze",
+    steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
+    photos: Annotated[int, typer.Option(help="photos looked at")] = 8,
+    seed: Annotated[int, typer.Option(help="seed of the perturbations")] = 0,
+) -> None:
+    """How the fixed-point iteration behaves on a model: rates, trajectories, intra against inter; figures and Parquet."""
+    from tasks.analyze import analyze as run_analysis
+
+    with plain_errors():
+        typer.echo(json.dumps(run_analysis(source, output, pretrained_model_name_or_path=model, num_inference_steps=steps, photos=photos, seed=seed)))
+
+
+@app.command()
 def status(output: Output, as_json: AsJson = False) -> None:
     """How far a run has come, from its commits alone."""
     from tasks.store.ledger import Ledger
@@ -271,3 +375,7 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where this one left off.")
         sys.exit(INCOMPLETE)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from fpcore.criteria import Measures, Status, certified_bound, rms
 from fpcore.methods import Method
 from fpcore.records import Recorder, StepRecords
 from fpcore.schedule import Schedule, per_row
-from fpcore.solvers import Memory, where_row
+from fpcore.solvers import Anderson, Memory, where_row
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
@@ -115,20 +115,28 @@ def _with_paths(first: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([first[:, None], first[:, None] + noise], 1)
 
 
-def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, iteration: Tensor) -> tuple[Measures, Tensor]:
+def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, plain: Tensor) -> tuple[Measures, Tensor]:
     """The row measures and the contraction rate r = max(r_t, q̂), q̂ the ratio of successive residuals.
 
     A denoiser that is deciding between two pictures contracts less than r_t says, and goes on so for some steps: q̂ is
-    remembered as a multiple of r_t, and slowly forgotten.
+    remembered as a multiple of r_t, and slowly forgotten. Residuals of accelerated rows (not ``plain``) say nothing of it.
     """
     weight = c.weight[s.step]
     intra = rms(f[:, 0] - z[:, 0]).to(z.dtype) * weight
     apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
     inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
     known, fresh = c.rate[s.step], s.iteration == 0  # NaN for flow: there only the estimate counts, and at first is none
-    estimate = torch.where(fresh, torch.where(known.isnan(), 1.0, 0.0), MARGIN * intra / s.last)
+    unknown = torch.where(known.isnan(), 1.0, 0.0)
+    estimate = torch.where(fresh | ~plain, unknown, MARGIN * intra / s.last)
     rate = torch.fmax(known * s.excess, estimate)
-    return Measures(intra, inter, certified_bound(intra, rate), iteration), rate
+    return Measures(intra, inter, certified_bound(intra, rate), s.iteration + 1), rate
+
+
+def _plain(step: Tensor, method: Method) -> Tensor:
+    """Which rows (B,) iterate z ← f(z) and nothing cleverer, so that their residuals tell how f contracts."""
+    if isinstance(method.solver, Anderson):
+        return step >= (torch.inf if method.accelerated_steps is None else method.accelerated_steps)
+    return torch.ones_like(step, dtype=torch.bool)
 
 
 def _verdict(method: Method, m: Measures, finite: Tensor, s: _State) -> Tensor:
@@ -157,16 +165,16 @@ def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[
     # f(z_t) = φ_t z_{t-1} + ψ_t d(z_t, t)   [paper Eq. 3]
     f = (per_row(c.phi[s.step], s.base) * s.base)[:, None] + per_row(c.psi[s.step], s.z) * d
     iteration = s.iteration + 1
-    m, rate = _measure(s.z, f, s, c, iteration)
+    plain = _plain(s.step, method)
+    m, rate = _measure(s.z, f, s, c, plain)
     watched = m.inter if method.criterion.paths > 1 else m.intra
     finite = f.flatten(1).isfinite().all(1) & m.intra.isfinite()
 
     fresh = s.iteration == 0
-    plain = s.step >= (len(c.schedule) if method.accelerated_steps is None else method.accelerated_steps)
-    repeated = [x.repeat_interleave(k) for x in (fresh, iteration, plain)]
+    repeated = [x.repeat_interleave(k) for x in (fresh, iteration, s.step)]
     following, memory = method.solver.step(flat, f.flatten(0, 1), repeated[0], repeated[1], s.memory)
     if method.accelerated_steps is not None:
-        following = where_row(repeated[2], f.flatten(0, 1), following)
+        following = where_row(repeated[2] < method.accelerated_steps, following, f.flatten(0, 1))
     ends = method.solver.result(f.flatten(0, 1), memory).view_as(f)
     end = ends.mean(1) if method.combine == "mean" else ends[:, 0]
 

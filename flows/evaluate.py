@@ -1,0 +1,125 @@
+"""``fixpoint evaluate``: the field's protocols as ordinary runs, a table beside them, and a sheet to look at."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from PIL import Image, ImageDraw
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.pipeline import Execution, run_batch
+from tasks.config import RunConfig
+
+MEASURES = """
+    count(*) FILTER (status = 'ok') AS photos,
+    count(*) FILTER (status <> 'ok') AS failed,
+    avg(metrics['psnr_input']) AS psnr_before,
+    avg(metrics['psnr_output']) AS psnr_after,
+    avg(metrics['ssim_input']) AS ssim_before,
+    avg(metrics['ssim_output']) AS ssim_after,
+    min(metrics['psnr_output'] - metrics['psnr_input']) AS worst_gain,
+    avg(CAST(metrics['psnr_output'] > metrics['psnr_input'] AS INT)) AS share_better,
+    avg(metrics['psnr_round_trip']) AS psnr_round_trip,
+    avg(metrics['dark_channel_before']) AS dark_channel_before,
+    avg(metrics['dark_channel_after']) AS dark_channel_after,
+    avg(metrics['structure_distance']) AS structure_distance,
+    avg(nfe) AS nfe
+"""
+TILE = 192
+
+
+def find_pairs(data: str) -> tuple[Path, Path]:
+    """The folders (hazy, clear) of a RESIDE-like data set. Raises ValueError naming what was looked for."""
+    root = Path(data)
+    for folder in (root, root / "haze_pairs" / "sots_outdoor", root / "outdoor"):
+        for clear in ("gt", "clear"):
+            if (folder / "hazy").is_dir() and (folder / clear).is_dir():
+                return folder / "hazy", folder / clear
+    raise ValueError(f"{data} holds no pairs: a folder 'hazy' and a folder 'gt' (or 'clear') with the same file names are needed")
+
+
+@flow(
+    name="evaluate",
+    flow_run_name="evaluate {data}",
+    description="RESIDE protocol: hazy pairs, the clear side, round trip, and real photographs.",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    persist_result=False,
+)
+def evaluate_reside(
+    data: str, output: str, config: RunConfig = RunConfig(), variants: Sequence[str] = ("graded", "dcp"), real: str | None = None
+) -> list[dict[str, Any]]:
+    """Run every variant on the hazy side, the first also on the clear side; table.json, table.md and sheets in ``output``."""
+    hazy, clear = find_pairs(data)
+    rows = []
+    for variant in variants:
+        chosen = config.model_copy(update={"dehaze_variant": variant})
+        rows.append(_measure(variant, str(hazy), f"{output}/{variant}", chosen, str(clear)))
+    first = config.model_copy(update={"dehaze_variant": variants[0]})
+    rows.append(_measure(f"{variants[0]}, clear side", str(clear), f"{output}/{variants[0]}-clear", first, str(clear)))
+    trip = config.model_copy(update={"operation": "invert", "prompt": "clear"})
+    rows.append(_measure("round trip of the clear side", str(clear), f"{output}/round-trip", trip, None))
+    if real is not None:
+        for variant in variants:
+            chosen = config.model_copy(update={"dehaze_variant": variant})
+            rows.append(_measure(f"{variant}, real haze", real, f"{output}/{variant}-real", chosen, None))
+        sheet(real, [(v, f"{output}/{v}-real") for v in variants]).save(Path(output) / "sheet-real.jpg", quality=88)
+    sheet(str(hazy), [(v, f"{output}/{v}") for v in variants], truth=clear, most=20).save(Path(output) / "sheet-pairs.jpg", quality=88)
+    (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
+    (Path(output) / "table.md").write_text(markdown(rows))
+    return rows
+
+
+def _measure(name: str, source: str, output: str, config: RunConfig, reference: str | None) -> dict[str, Any]:
+    """One run and the means over its committed rows."""
+    run_batch(source, output, config, Execution(reference=reference, max_failed_fraction=1.0, report=False))
+    relation = duckdb.sql(f"SELECT {MEASURES} FROM read_parquet('{output}/shards/*.parquet')")  # noqa: S608
+    values = relation.fetchone()
+    assert values is not None
+    return {"run": name, **dict(zip(relation.columns, values, strict=True))}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table as GitHub-flavoured Markdown; what was not measured stays empty."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(n.replace("_", " ") for n in names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = ["" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = None, most: int = 40) -> Image.Image:
+    """Rows of pictures: input, each run's result, the first run's haze map, and the truth where there is one."""
+    outputs = {name: _committed(output) for name, output in runs}
+    keys = sorted(set.intersection(*(set(o) for o in outputs.values())))[:most]
+    heads = ["input", *outputs, "haze map", *(["truth"] if truth else [])]
+    canvas = Image.new("RGB", (len(heads) * TILE, 20 + len(keys) * TILE), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, head in enumerate(heads):
+        draw.text((column * TILE + 4, 4), head, fill="black")
+    for line, key in enumerate(keys):
+        pictures = [Image.open(Path(source) / key)]
+        pictures += [Image.open(Path(output) / outputs[name][key]["output_path"]) for name, output in runs]
+        pictures.append(Image.open(io.BytesIO(outputs[runs[0][0]][key]["haze_map"]["bytes"])))
+        pictures += [Image.open(truth / key)] if truth else []
+        for column, picture in enumerate(pictures):
+            tile = picture.convert("RGB")
+            if tile.width < TILE:
+                tile = tile.resize((TILE, TILE), Image.Resampling.BICUBIC)
+            tile.thumbnail((TILE - 4, TILE - 4))
+            canvas.paste(tile, (column * TILE, 20 + line * TILE))
+    return canvas
+
+
+def _committed(output: str) -> dict[str, dict[str, Any]]:
+    """The finished rows of a run by key."""
+    query = f"SELECT key, output_path, haze_map FROM read_parquet('{output}/shards/*.parquet') WHERE status = 'ok'"  # noqa: S608
+    return {key: {"output_path": path, "haze_map": haze} for key, path, haze in duckdb.sql(query).fetchall()}
+
+
