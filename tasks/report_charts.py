@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from tasks.report_data import RunFacts, rows
 
@@ -24,6 +25,8 @@ FIRST_STEPS = 8
 """The paper's Figure 1 shows the first eight steps."""
 MOST_LINES = 60
 """Photos drawn as single lines."""
+_FIRST_PHOTOS = f"""(plan, shard, row) IN (SELECT (plan, shard, row) FROM images
+    WHERE run = $1 AND iterations > 0 ORDER BY plan, shard, row LIMIT {MOST_LINES})"""
 
 _INK, _GRID = "#0a0b0c", "#0a0b0d"
 _SERIES = tuple(f"#1a0b{index:02d}" for index in range(6))
@@ -159,10 +162,9 @@ _NAMES = {"intra": "intra-path", "bound": "certified bound", "inter": "inter-pat
 
 
 def _by_step(connection: duckdb.DuckDBPyConnection, run: str, name: str) -> list[tuple[float, ...]]:
-    query = f"""SELECT step, quantile_cont({name}, 0.05) AS low, median({name}) AS middle,
-                       quantile_cont({name}, 0.95) AS high
-                FROM steps WHERE run = ? AND last AND isfinite({name}) AND {name} > 0 GROUP BY 1 ORDER BY 1"""
-    return [tuple(row.values()) for row in rows(connection, query, run)]
+    """Step, 5 %, 50 % and 95 % quantile of a residual at the end of each step."""
+    query = "SELECT step, p05, p50, p95 FROM summary WHERE run = ? AND measure = ? AND p05 > 0 ORDER BY step"
+    return [tuple(row.values()) for row in rows(connection, query, run, name)]
 
 
 def _hardest_step(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | None:
@@ -178,8 +180,8 @@ def _hardest_step(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Cha
     lines = rows(
         connection,
         f"""SELECT list(iteration ORDER BY iteration) AS x, list(intra ORDER BY iteration) AS y FROM steps
-            WHERE run = ? AND step = ? AND isfinite(intra) AND intra > 0
-            GROUP BY plan, shard, row ORDER BY plan, shard, row LIMIT {MOST_LINES}""",
+            WHERE run = $1 AND step = $2 AND isfinite(intra) AND intra > 0 AND {_FIRST_PHOTOS}
+            GROUP BY plan, shard, row ORDER BY plan, shard, row""",
         facts.run,
         step,
     )
@@ -200,7 +202,8 @@ def _progress(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart |
     lines = rows(
         connection,
         f"""SELECT list(nfe ORDER BY nfe) AS x, list(step + 1 ORDER BY nfe) AS y FROM steps
-            WHERE run = ? AND last GROUP BY plan, shard, row ORDER BY plan, shard, row LIMIT {MOST_LINES}""",
+            WHERE run = $1 AND last AND {_FIRST_PHOTOS}
+            GROUP BY plan, shard, row ORDER BY plan, shard, row""",
         facts.run,
     )
     if not lines:
@@ -230,30 +233,31 @@ def _times(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | No
     return _histogram(_values(connection, facts.run, "seconds"), title, "seconds, all stages", alt)
 
 
-def _values(connection: duckdb.DuckDBPyConnection, run: str, column: str) -> list[float]:
+def _values(connection: duckdb.DuckDBPyConnection, run: str, column: str) -> NDArray[np.float64]:
     query = f"SELECT {column} AS v FROM images WHERE run = ? AND status = 'ok' AND {column} IS NOT NULL"
-    return [float(row["v"]) for row in rows(connection, query, run)]
+    return np.asarray(connection.execute(query, [run]).fetchnumpy()["v"], np.float64)
 
 
-def _histogram(values: list[float], title: str, label: str, alt: str) -> Chart | None:
-    if not values:
+def _histogram(values: NDArray[np.float64], title: str, label: str, alt: str) -> Chart | None:
+    if not values.size:
         return None
+    integers = bool((values == values.round()).all())
 
     def plot(figure: Figure) -> None:
         axis = figure.subplots()
-        whole = all(value.is_integer() for value in values) and np.ptp(values) < 30
+        whole = integers and np.ptp(values) < 30
         bins = (
-            np.arange(min(values) - 0.5, max(values) + 1) if whole else np.histogram_bin_edges(values, "auto")
+            np.arange(values.min() - 0.5, values.max() + 1) if whole else np.histogram_bin_edges(values, "auto")
         ).tolist()
         axis.hist(values, bins=bins, color=_SERIES[0], alpha=0.75, rwidth=0.92)
         axis.axvline(float(np.mean(values)), color=_SERIES[1], linewidth=1.4)
         axis.set(xlabel=label, ylabel="photos")
         axis.grid(visible=False, axis="x")
         _whole(axis, "y")
-        if all(value.is_integer() for value in values):
+        if integers:
             _whole(axis)
 
-    note = f"Mean {np.mean(values):.3g} (the line), median {np.median(values):.3g}, largest {max(values):.3g}."
+    note = f"Mean {np.mean(values):.3g} (the line), median {np.median(values):.3g}, largest {values.max():.3g}."
     return draw(plot, title, note, alt, height=2.5)
 
 
@@ -300,7 +304,7 @@ def _compare_steps(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFact
 
 def _compare_cost(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFacts]) -> Chart | None:
     values = {facts.label: _values(connection, facts.run, "nfe") for facts in runs}
-    values = {label: found for label, found in values.items() if found}
+    values = {label: found for label, found in values.items() if found.size}
     if not values:
         return None
 

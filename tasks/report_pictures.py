@@ -25,7 +25,7 @@ WIDE = 640
 SMALL = 320
 """Longest side of haze maps."""
 
-_PATIENCE = RetryPolicy(attempts=3, budget=20.0, request_timeout=20.0)
+_PATIENCE = RetryPolicy(attempts=2, budget=10.0, request_timeout=10.0)
 """A report can do without a picture; it does not wait as long as a run does."""
 _UNREADABLE = (StoreError, OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
@@ -45,12 +45,13 @@ class Shown:
 
 def sample_keys(connection: duckdb.DuckDBPyConnection, runs: Sequence[str], count: int) -> list[str]:
     """At most ``count`` photos that every run finished, spread evenly over the keys in order."""
-    query = """SELECT key FROM images WHERE status = 'ok' AND list_contains(?, run)
-               GROUP BY key HAVING count(DISTINCT run) = ? ORDER BY key"""
-    keys = [row["key"] for row in rows(connection, query, list(runs), len(runs))]
-    if len(keys) <= count:
-        return keys
-    return [keys[index * len(keys) // count] for index in range(count)]
+    query = """WITH shared AS (SELECT key FROM images WHERE status = 'ok' AND list_contains($1, run)
+                               GROUP BY key HAVING count(DISTINCT run) = $2),
+                    numbered AS (SELECT key, row_number() OVER (ORDER BY key) - 1 AS n, count(*) OVER () AS total
+                                 FROM shared)
+               SELECT key FROM numbered WHERE n = 0 OR n * $3 // total > (n - 1) * $3 // total
+               ORDER BY key LIMIT $3"""
+    return [row["key"] for row in rows(connection, query, list(runs), len(runs), count)]
 
 
 def photos_of(connection: duckdb.DuckDBPyConnection, run: str, keys: Sequence[str]) -> list[dict[str, Any]]:

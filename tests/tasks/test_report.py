@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -23,7 +24,7 @@ from tasks import report as module
 from tasks.config import RunConfig
 from tasks.report import ReportSummary, cell, number, percent, write_report
 from tasks.report_data import paired, reproduce, source_of
-from tasks.report_pictures import reasons
+from tasks.report_pictures import reasons, sample_keys
 from tasks.store.schema import shard_schema
 from tests.ledgers import Recipe, picture, write_ledger
 
@@ -297,6 +298,17 @@ def test_heavy_pictures_keep_the_page_small(tmp_path: Path) -> None:
     done = write_report([str(tmp_path / "night")])
     assert len(page_of(tmp_path / "night").all("input", type="range")) >= 24
     assert done.html_bytes < 5_000_000
+
+
+@pytest.mark.parametrize(("photos", "wanted"), [(1, 5), (5, 5), (7, 3), (100, 24), (3, 0)])
+def test_samples_are_spread_evenly(photos: int, wanted: int) -> None:
+    keys = [f"{number:03d}" for number in range(photos)]
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE images AS SELECT unnest(?) AS key, 'ok' AS status, 'a' AS run", [keys])
+        chosen = [int(key) for key in sample_keys(connection, ["a"], wanted)]
+    assert len(chosen) == min(photos, wanted)
+    gaps = {after - before for before, after in pairwise(chosen)}
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
 
 
 @pytest.mark.usefixtures("no_charts")
