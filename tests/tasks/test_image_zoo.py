@@ -77,9 +77,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_bombs_take_no_memory_to_speak_of() -> None:
-    """Ten files of a few kilobytes that claim 144 to 4,290 megapixels; only the blank one is unpacked, to bytes."""
+    """Ten files of a few kilobytes that claim 144 to 4,290 megapixels; only the blank one is unpacked."""
     done = subprocess.run([sys.executable, "-c", BOMBS], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 450  # MiB
+    assert float(done.stdout) < 250  # MiB: 144 MP of blank grey, which is what it promised
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
