@@ -1,6 +1,7 @@
 """Processes that race for one output: a server forks them, so that none pays for its imports.
 
-Reads one JSON line ``{"job": …, "kills": [n, m], "mutant": ""}`` a round, answers with a list of exit codes.
+The server reads one JSON line an order and answers with one: ``["start", job, kill_at, mutant]`` gives a process id,
+``["poll", id]`` its exit code or null, ``["wait", id]`` its exit code.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from tasks.store.errors import StoreUnavailable
 from tests.chaos import mutants, tiny_job
 from tests.chaos.tiny_job import Job, Killer
 
@@ -26,29 +29,38 @@ def worker(job: Job, kill_at: int, mutant: str) -> None:
     tiny_job.run(job, mutants.apply(mutant))
 
 
-def fork(job: Job, kill_at: int, mutant: str) -> int:
+GAVE_UP = 3
+"""Exit code of a worker whose retries were used up: a clean end, to be started again."""
+
+
+def start(job: dict[str, Any], kill_at: int, mutant: str) -> int:
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        worker(job, kill_at, mutant)
+        worker(Job(**job), kill_at, mutant)
         code = 0
+    except StoreUnavailable:
+        code = GAVE_UP
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
+def reap(child: int, flags: int) -> int | None:
+    done, status = os.waitpid(child, flags)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
 def serve() -> None:
     pa.set_cpu_count(1)
     tiny_job.run(Job("memory://warm", 2, 2))  # children inherit what the first use of pyarrow sets up
+    orders = {"start": start, "poll": lambda child: reap(child, os.WNOHANG), "wait": lambda child: reap(child, 0)}
     for line in sys.stdin:
-        order = json.loads(line)
-        job = Job(**order["job"])
-        children = [fork(job, at, order["mutant"]) for at in order["kills"]]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(codes), flush=True)
+        name, *arguments = json.loads(line)
+        print(json.dumps(orders[name](*arguments)), flush=True)
 
 
 class Racers:
@@ -66,11 +78,23 @@ class Racers:
         self.process.wait(30)
         self.process.stdout.close()
 
-    def race(self, job: Job, kills: list[int], mutant: str = "") -> list[int]:
-        """Exit codes of workers that start together, each killed at its own operation."""
-        self.process.stdin.write(json.dumps({"job": asdict(job), "kills": kills, "mutant": mutant}) + "\n")
+    def _order(self, *order: Any) -> Any:
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
+
+    def start(self, job: Job, kill_at: int = 0, mutant: str = "") -> int:
+        """Start a worker; its process id."""
+        return self._order("start", asdict(job), kill_at, mutant)
+
+    def poll(self, child: int) -> int | None:
+        """Exit code of a worker that has ended; it can be asked once."""
+        return self._order("poll", child)
+
+    def race(self, job: Job, kills: list[int], mutant: str = "") -> list[int]:
+        """Exit codes of workers that start together, each killed at its own operation."""
+        children = [self.start(job, at, mutant) for at in kills]
+        return [self._order("wait", child) for child in children]
 
 
 if __name__ == "__main__":

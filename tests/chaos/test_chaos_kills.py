@@ -83,6 +83,7 @@ def test_a_wrong_protocol_is_found_out(folder: Path, mutant: str) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_kills_at_every_operation(folder: Path) -> None:
     """Up to an n at which no kill lands any more: every operation of a whole run."""
     tally = series(folder, range(1, 221))

@@ -81,6 +81,7 @@ def test_any_request_may_fail_in_some_way(proxy: FaultProxy, seaweedfs: S3Server
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_every_request_may_fail_in_every_way(proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path) -> None:
     cases = fail_each_request(proxy, seaweedfs, tmp_path, [list(FAULTS)])
     print(f"\n{cases} cases, 0 violations")
@@ -109,6 +110,7 @@ def test_faults_at_random(proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("rate", "limit"), [(0.01, 1.5), (0.05, 1.5), (0.2, 3.0)])
 def test_faults_at_random_over_200_shards(
     proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path, rate: float, limit: float

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,49 +13,38 @@ import pytest
 from tests.chaos import tiny_job
 from tests.chaos.check_output import check
 from tests.chaos.claims import contradictions
-from tests.chaos.racing import Racers
+from tests.chaos.racing import GAVE_UP, Racers
 from tests.chaos.test_chaos_network import PASSING
 from tests.chaos.tiny_job import QUICK, Job
 from tests.fault_proxy import at_random, nothing, run_proxy
 from tests.servers import S3Server
 
 
-def start(job: Job) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.chaos.tiny_job", job.output, str(job.photos), str(job.shard_size), job.log]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
 def soak(job: Job, seconds_between_kills: float, limit: float) -> tuple[int, int]:
     """Two workers until one of them is done; the kills that landed, and the times a worker gave up cleanly."""
     draw, kills, ends = random.Random(1), 0, 0
-    workers = [start(job), start(job)]
     deadline = time.monotonic() + limit
     next_kill = time.monotonic() + seconds_between_kills
-    try:
+    with Racers() as racers:
+        workers = [racers.start(job), racers.start(job)]
         while time.monotonic() < deadline:
             time.sleep(0.05)
-            for i, worker in enumerate(workers):
-                if worker.poll() == 0:
-                    return kills, ends
-                if worker.poll() is not None and worker.returncode != -signal.SIGKILL:
-                    error = worker.stderr.read().decode()
-                    assert "StoreUnavailable" in error, error
-                    ends += 1
-                if worker.poll() is not None:
-                    worker.stderr.close()
-                    workers[i] = start(job)
             if time.monotonic() > next_kill:
-                victim = draw.choice(workers)
-                kills += victim.poll() is None
-                victim.kill()
-                victim.wait()
+                os.kill(draw.choice(workers), signal.SIGKILL)
                 next_kill = time.monotonic() + seconds_between_kills * draw.uniform(0.5, 1.5)
-        raise AssertionError(f"not done after {limit} s and {kills} kills")
-    finally:
+            for i, worker in enumerate(workers):
+                code = racers.poll(worker)
+                if code == 0:
+                    os.kill(workers[1 - i], signal.SIGKILL)
+                    return kills, ends
+                if code is not None:
+                    assert code in {-signal.SIGKILL, GAVE_UP}
+                    kills += code == -signal.SIGKILL
+                    ends += code == GAVE_UP
+                    workers[i] = racers.start(job)
         for worker in workers:
-            worker.kill()
-            worker.wait()
-            worker.stderr.close()
+            os.kill(worker, signal.SIGKILL)
+    raise AssertionError(f"not done after {limit} s and {kills} kills")
 
 
 def run_soak(server: S3Server, folder: Path, photos: int, shard_size: int, every: float, limit: float) -> None:
@@ -120,6 +107,7 @@ def test_kills_at_some_requests_to_s3(server: S3Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_kills_at_every_request_to_s3(server: S3Server, tmp_path: Path) -> None:
     kills = kill_at_requests(server, tmp_path, range(1, 75))
     print(f"\n{kills} kills at requests, 0 violations")
