@@ -29,7 +29,7 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with bounded memory and a place to spill."""
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute("SET memory_limit = '500MB'; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
-        connection.execute(f"SET temp_directory = '{spill}'")
+        connection.execute(f"SET temp_directory = '{spill}'; SET enable_progress_bar = false")
         yield connection
 
 

@@ -18,7 +18,7 @@ from tasks import aggregate as module
 from tasks.aggregate import aggregate
 from tasks.committed import Output, Shard, list_shards, open_output
 from tasks.store.schema import FOOTER_KEY, STAGES, shard_schema
-from tasks.summarise import busy_seconds, moment
+from tasks.summarise import busy_seconds, connect, moment
 from tasks.tables import TABLES, schema_markdown
 from tests.ledgers import Recipe, add_shard, write_ledger
 from tests.servers import run_moto
@@ -235,6 +235,12 @@ def test_busy_time_is_the_union_of_the_shards_spans() -> None:
     spans = [(moment(start), moment(end)) for start, end in [(0, 10), (5, 12), (100, 101), (2, 3)]]
     assert busy_seconds(spans) == 13.0
     assert busy_seconds([]) == 0.0
+
+
+def test_long_queries_print_no_progress_bar() -> None:
+    """DuckDB would draw one on standard output, in the middle of what --json prints."""
+    with connect() as connection:
+        assert connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
 
 
 def test_moments_are_read_tolerantly() -> None:
