@@ -357,5 +357,5 @@ def test_ten_thousand_photos_fit_in_memory_and_patience(tmp_path: Path) -> None:
     found = measure(tmp_path / "ledger", tmp_path / "tables")
     assert (found["images"], found["steps"]) == (10_000, 500_000)
     assert found["peak_mb"] < 1000
-    assert found["seconds"] < 10
+    assert found["cpu_seconds"] < 10  # wall time would measure the neighbours too
     assert found["seconds_again"] < 2
