@@ -102,7 +102,8 @@ def run_seaweedfs(folder: Path) -> Iterator[S3Server]:
     command = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}"]
     command += ["-s3", f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}"]
-    command += ["-volume.max=0", "-master.volumeSizeLimitMB=64"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # on fixed ports otherwise: two servers would collide
+    command += ["-volume.max=0", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
     server = S3Server(f"http://127.0.0.1:{s3}")
     with (folder / "log").open("wb") as log, _process(command, log) as process:
         _wait_until_ready(server, process, folder / "log")
@@ -154,4 +155,5 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen, log: Path | N
             return
         time.sleep(0.2)
     tail = log.read_text(errors="replace")[-2000:] if log else ""
-    raise RuntimeError(f"the S3 server at {server.endpoint} did not get ready in {seconds} s\n{tail}")
+    state = f"ended with code {process.poll()}" if process.poll() is not None else f"was not ready in {seconds} s"
+    raise RuntimeError(f"the S3 server at {server.endpoint} {state}\n{tail}")
