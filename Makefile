@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo test check chaos clean install
+.PHONY: demo demo-s3 test check chaos clean install
 
 install: $(STAMP)
 
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## dehaze real photographs with the built-in model; SOURCE=folder takes your own
 	$(PY) -m flows.demo $(SOURCE) $(OUTPUT)
+
+demo-s3: $(STAMP)  ## the same job against a real S3 server on this machine
+	$(PY) -m deployments.demo_s3
 
 test: $(STAMP)
 	$(PY) -m pytest

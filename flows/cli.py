@@ -23,10 +23,16 @@ app = typer.Typer(
 console = Console(stderr=True)
 USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
 
-Source = Annotated[str, typer.Argument(help="folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)")]
+Source = Annotated[
+    str, typer.Argument(help="folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)")
+]
 Output = Annotated[str, typer.Argument(help="folder or s3:// prefix that the results go to")]
-Model = Annotated[str, typer.Option("--model", "-m", help="builtin:haze, builtin:scenes, a diffusers folder, or a hub id")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="any other setting, as name=value; see 'fixpoint settings'")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="builtin:haze, builtin:scenes, a diffusers folder, or a hub id")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="any other setting, as name=value; see 'fixpoint settings'")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
 
@@ -80,7 +86,13 @@ def progress_bar(shown: bool) -> Iterator[None]:
     if not shown:
         yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     finished = Event()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
@@ -100,7 +112,15 @@ def progress_bar(shown: bool) -> Iterator[None]:
             thread.join()
 
 
-def run(operation: str, source: str, output: str, settings: dict[str, Any], execution: dict[str, Any], as_json: bool, verbose: bool) -> None:
+def run(
+    operation: str,
+    source: str,
+    output: str,
+    settings: dict[str, Any],
+    execution: dict[str, Any],
+    as_json: bool,
+    verbose: bool,
+) -> None:
     """Run a flow in this process, with an embedded Prefect unless PREFECT_API_URL names a server."""
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -135,15 +155,21 @@ def dehaze(
     source: Source,
     output: Output,
     model: Model = "builtin:haze",
-    variant: Annotated[str | None, typer.Option(help="graded, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted")] = None,
-    baseline: Annotated[str | None, typer.Option("--method", help="an inversion method, or dcp: the dark channel prior")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="graded, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--method", help="an inversion method, or dcp: the dark channel prior")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
     tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
     strength: Annotated[float | None, typer.Option(help="share of the edit to apply, 0 to 1")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images in flight on the device")] = None,
     shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
-    reference: Annotated[str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")
+    ] = None,
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
     set_: Set = None,
@@ -201,7 +227,12 @@ def invert(
 ) -> None:
     """Invert photos to latents in the shards, with every step's losses; regenerates each as a proof."""
     settings = settings_of(
-        set_, pretrained_model_name_or_path=model, prompt=prompt, method=method, num_inference_steps=steps, tolerance=tolerance
+        set_,
+        pretrained_model_name_or_path=model,
+        prompt=prompt,
+        method=method,
+        num_inference_steps=steps,
+        tolerance=tolerance,
     )
     run("invert", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
 
@@ -214,7 +245,9 @@ app.add_typer(evaluations, name="evaluate")
 def reside(
     data: Annotated[str, typer.Argument(help="folder with hazy/ and gt/ (RESIDE SOTS)")],
     output: Output,
-    variants: Annotated[str, typer.Option(help="comma-separated; the first is also run on the clear side")] = "graded,dcp",
+    variants: Annotated[
+        str, typer.Option(help="comma-separated; the first is also run on the clear side")
+    ] = "graded,dcp",
     real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
     model: Model = "builtin:haze",
     set_: Set = None,
@@ -232,7 +265,9 @@ def reside(
 
 
 @app.command()
-def doctor(model: Annotated[str, typer.Argument(help="built-in, folder or hub id")] = "builtin:haze", as_json: AsJson = False) -> None:
+def doctor(
+    model: Annotated[str, typer.Argument(help="built-in, folder or hub id")] = "builtin:haze", as_json: AsJson = False
+) -> None:
     """Does this model load, what is it, what does it cost, what to change."""
     from dataclasses import asdict
 
@@ -244,7 +279,9 @@ def doctor(model: Annotated[str, typer.Argument(help="built-in, folder or hub id
     else:
         table = Table(show_header=False, box=None)
         for name, value in found.items():
-            table.add_row(name.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+            table.add_row(
+                name.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            )
         Console().print(table)
     raise typer.Exit(0 if found.get("loads") else USAGE)
 
@@ -262,7 +299,18 @@ def analyze(
     from tasks.analyze import analyze as run_analysis
 
     with plain_errors():
-        typer.echo(json.dumps(run_analysis(source, output, pretrained_model_name_or_path=model, num_inference_steps=steps, photos=photos, seed=seed)))
+        typer.echo(
+            json.dumps(
+                run_analysis(
+                    source,
+                    output,
+                    pretrained_model_name_or_path=model,
+                    num_inference_steps=steps,
+                    photos=photos,
+                    seed=seed,
+                )
+            )
+        )
 
 
 @app.command()
@@ -312,7 +360,9 @@ def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; o
         leftovers = collect(Ledger(open_store(output)), dry_run=not delete)
     for entry in leftovers:
         typer.echo(entry.key)
-    console.print(f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False)
+    console.print(
+        f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False
+    )
 
 
 @app.command()

@@ -52,7 +52,7 @@ def make_photos(folder: Path, reference: Path) -> None:
 
 def show_gains(output: str) -> None:
     """PSNR before and after, straight from the committed shards."""
-    rows = duckdb.sql(
+    rows = duckdb.execute(
         f"""SELECT key, metrics['psnr_input'] AS before, metrics['psnr_output'] AS after, verdict, nfe
         FROM read_parquet('{output}/shards/*.parquet') WHERE status = 'ok' ORDER BY key"""  # noqa: S608
     ).fetchall()
@@ -74,7 +74,9 @@ def main() -> None:
         reference = "demo/clear"
         if not Path(source).is_dir():
             make_photos(Path(source), Path(reference))
-    run("dehaze", source, output, {}, {"reference": reference, "max_failed_fraction": 1.0}, as_json=False, verbose=False)
+    run(
+        "dehaze", source, output, {}, {"reference": reference, "max_failed_fraction": 1.0}, as_json=False, verbose=False
+    )
     show_gains(output)
 
 

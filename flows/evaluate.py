@@ -11,9 +11,8 @@ from typing import Any
 import duckdb
 from PIL import Image, ImageDraw
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.pipeline import Execution, run_batch
+from flows.pipeline import ONE_DEVICE, Execution, run_batch
 from tasks.config import RunConfig
 
 MEASURES = """
@@ -41,18 +40,24 @@ def find_pairs(data: str) -> tuple[Path, Path]:
         for clear in ("gt", "clear"):
             if (folder / "hazy").is_dir() and (folder / clear).is_dir():
                 return folder / "hazy", folder / clear
-    raise ValueError(f"{data} holds no pairs: a folder 'hazy' and a folder 'gt' (or 'clear') with the same file names are needed")
+    raise ValueError(
+        f"{data} holds no pairs: a folder 'hazy' and a folder 'gt' (or 'clear') with the same file names are needed"
+    )
 
 
 @flow(
     name="evaluate",
     flow_run_name="evaluate {data}",
     description="RESIDE protocol: hazy pairs, the clear side, round trip, and real photographs.",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    task_runner=ONE_DEVICE,
     persist_result=False,
 )
 def evaluate_reside(
-    data: str, output: str, config: RunConfig = RunConfig(), variants: Sequence[str] = ("graded", "dcp"), real: str | None = None
+    data: str,
+    output: str,
+    config: RunConfig = RunConfig(),
+    variants: Sequence[str] = ("graded", "dcp"),
+    real: str | None = None,
 ) -> list[dict[str, Any]]:
     """Run every variant on the hazy side, the first also on the clear side; table.json, table.md and sheets in ``output``."""
     hazy, clear = find_pairs(data)
@@ -69,7 +74,9 @@ def evaluate_reside(
             chosen = config.model_copy(update={"dehaze_variant": variant})
             rows.append(_measure(f"{variant}, real haze", real, f"{output}/{variant}-real", chosen, None))
         sheet(real, [(v, f"{output}/{v}-real") for v in variants]).save(Path(output) / "sheet-real.jpg", quality=88)
-    sheet(str(hazy), [(v, f"{output}/{v}") for v in variants], truth=clear, most=20).save(Path(output) / "sheet-pairs.jpg", quality=88)
+    sheet(str(hazy), [(v, f"{output}/{v}") for v in variants], truth=clear, most=20).save(
+        Path(output) / "sheet-pairs.jpg", quality=88
+    )
     (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
     (Path(output) / "table.md").write_text(markdown(rows))
     return rows
@@ -78,10 +85,9 @@ def evaluate_reside(
 def _measure(name: str, source: str, output: str, config: RunConfig, reference: str | None) -> dict[str, Any]:
     """One run and the means over its committed rows."""
     run_batch(source, output, config, Execution(reference=reference, max_failed_fraction=1.0, report=False))
-    relation = duckdb.sql(f"SELECT {MEASURES} FROM read_parquet('{output}/shards/*.parquet')")  # noqa: S608
-    values = relation.fetchone()
-    assert values is not None
-    return {"run": name, **dict(zip(relation.columns, values, strict=True))}
+    cursor = duckdb.execute(f"SELECT {MEASURES} FROM read_parquet('{output}/shards/*.parquet')")  # noqa: S608
+    names = [column[0] for column in cursor.description or []]
+    return {"run": name, **dict(zip(names, cursor.fetchall()[0], strict=True))}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -120,6 +126,4 @@ def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = Non
 def _committed(output: str) -> dict[str, dict[str, Any]]:
     """The finished rows of a run by key."""
     query = f"SELECT key, output_path, haze_map FROM read_parquet('{output}/shards/*.parquet') WHERE status = 'ok'"  # noqa: S608
-    return {key: {"output_path": path, "haze_map": haze} for key, path, haze in duckdb.sql(query).fetchall()}
-
-
+    return {key: {"output_path": path, "haze_map": haze} for key, path, haze in duckdb.execute(query).fetchall()}

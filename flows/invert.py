@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.pipeline import Execution, run_batch
+from flows.pipeline import ONE_DEVICE, Execution, run_batch
 from tasks.config import RunConfig
 
 
@@ -15,7 +14,7 @@ from tasks.config import RunConfig
     name="invert",
     flow_run_name="invert {source}",
     description="Invert photos to latents whose regeneration gives them back.",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    task_runner=ONE_DEVICE,
     persist_result=False,
 )
 def invert(

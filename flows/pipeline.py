@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.config import RunConfig
@@ -15,6 +21,9 @@ from tasks.progress import PROGRESS
 from tasks.run_tasks import plan, process, report
 from tasks.store.ledger import Ledger, RunStatus, ShardId
 from tasks.store.objects import open_store
+
+ONE_DEVICE: Any = ThreadPoolTaskRunner(max_workers=1)
+"""One worker a device: a shard is wide enough to fill it."""
 
 
 class Execution(BaseModel):
@@ -70,14 +79,19 @@ def _process(
         future.wait()
         if future.state.is_completed():
             done.append(future.result())
-            logger.info("shard %(plan)06d-%(shard)05d: %(photos)d photos, %(failed)d failed, %(seconds).1f s", {"failed": 0, "seconds": 0, **done[-1]})
+            logger.info(
+                "shard %(plan)06d-%(shard)05d: %(photos)d photos, %(failed)d failed, %(seconds).1f s",
+                {"failed": 0, "seconds": 0, **done[-1]},
+            )
         else:
             errors.append(str(future.state.message))
         update_progress_artifact(artifact, 100 * (len(done) + len(errors)) / len(todo))  # type: ignore[arg-type]
     return done, errors
 
 
-def _windowed(todo: list[ShardId], output: str, config: RunConfig, execution: Execution) -> Iterator[PrefectFuture[Any]]:
+def _windowed(
+    todo: list[ShardId], output: str, config: RunConfig, execution: Execution
+) -> Iterator[PrefectFuture[Any]]:
     """Futures as they finish, never more than a window outstanding."""
     waiting: list[PrefectFuture[Any]] = []
     remaining = iter(todo)
@@ -102,7 +116,9 @@ def _table(done: list[dict[str, Any]]) -> None:
 
 def _judge(status: RunStatus, errors: list[str], max_failed_fraction: float) -> None:
     if errors:
-        raise Incomplete(f"{status.open_shards} shards are open, run the same command again to go on. First error: {errors[0]}")
+        raise Incomplete(
+            f"{status.open_shards} shards are open, run the same command again to go on. First error: {errors[0]}"
+        )
     if status.committed and status.failed / status.committed > max_failed_fraction:
         raise TooManyFailures(
             f"{status.failed} of {status.committed} photos failed, more than the {max_failed_fraction:.0%} allowed; "

@@ -12,7 +12,8 @@ from fpcore.schedule import Schedule, per_row
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """x0 ~ Σ_j p_j N(m_j, λ_j I): ``means`` (J, C, h, w), ``variances`` (J,), ``weights`` (J,), and the schedule it is seen through.
+    """x0 ~ Σ_j p_j N(m_j, λ_j I): ``means`` (J, C, h, w), ``variances`` (J,), ``weights`` (J,), and the schedule it is
+    seen through.
 
     For z = a x0 + s n the posterior mean is E[x0|z] = Σ_j w_j(z) (m_j + a λ_j/(a² λ_j + s²) (z − a m_j)) with
     w_j(z) ∝ p_j N(z; a m_j, (a² λ_j + s²) I), and the ideal ε is (z − a E[x0|z])/s.

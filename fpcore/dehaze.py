@@ -146,7 +146,14 @@ Stop = Callable[[], bool] | None
 
 
 def _there_and_back(
-    model: Model, schedule: Schedule, latents: Tensor, source: Condition, target: Condition, s: DehazeSettings, stop: Stop, watch: Stopwatch
+    model: Model,
+    schedule: Schedule,
+    latents: Tensor,
+    source: Condition,
+    target: Condition,
+    s: DehazeSettings,
+    stop: Stop,
+    watch: Stopwatch,
 ) -> tuple[Tensor, Inversion, int | None]:
     """Invert under ``source``, sample under ``target``, rows of both given per image, w = 1."""
     away = Halving(lambda z, t, image: model.predict(z, t, source.rows(image)))
@@ -175,7 +182,9 @@ def _words(s: DehazeSettings) -> tuple[str, str]:
     return "haze" if s.prompt is None else s.prompt, "" if s.target_prompt is None else s.target_prompt
 
 
-def _regenerate(model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch) -> _Run:
+def _regenerate(
+    model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
+) -> _Run:
     words = _words(s)
     source, target = (model.embed([w]).repeat(len(latents)) for w in words)
     z, inversion, rows = _there_and_back(model, schedule, latents, source, target, s, stop, watch)
@@ -203,7 +212,9 @@ def _prior_weighted(
     return _Run(z, inversion, [len(schedule)] * count, words)
 
 
-def _inversion(model: Model, schedule: Schedule, latents: Tensor, source: Condition, s: DehazeSettings, stop: Stop) -> Inversion:
+def _inversion(
+    model: Model, schedule: Schedule, latents: Tensor, source: Condition, s: DehazeSettings, stop: Stop
+) -> Inversion:
     everyone = source.repeat(len(latents))
     return invert(
         lambda z, t, image: model.predict(z, t, everyone.rows(image)),
@@ -211,7 +222,9 @@ def _inversion(model: Model, schedule: Schedule, latents: Tensor, source: Condit
     )  # fmt: skip
 
 
-def _prompt_to_prompt(model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch) -> _Run:
+def _prompt_to_prompt(
+    model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
+) -> _Run:
     """The paper's Table 2: the haze token's cross-attention is replaced by the null text's under guidance w."""
     words, count = _words(s), len(latents)
     if s.variant == "nti":
@@ -224,7 +237,9 @@ def _prompt_to_prompt(model: Model, schedule: Schedule, latents: Tensor, s: Deha
     for part in torch.arange(count).split(s.batch_size):
         path = None if inversion.trajectory is None else inversion.trajectory[part]
         n = len(part)
-        edited = edit(model, schedule, inversion.latents[part], [words[0]] * n, [words[1]] * n, settings, trajectory=path)
+        edited = edit(
+            model, schedule, inversion.latents[part], [words[0]] * n, [words[1]] * n, settings, trajectory=path
+        )
         z[part] = edited.target
         nfe += edited.nfe.tolist()
         if edited.source_maps is not None:

@@ -23,7 +23,7 @@ class Halving:
         """Evaluate in as few pieces as fit."""
         while True:
             size = min(self.rows or len(z), len(z))
-            pieces = zip(z.split(size), timestep.split(size), image.split(size), strict=True)
+            pieces = zip(*(torch.split(x, size) for x in (z, timestep, image)), strict=True)
             try:
                 return torch.cat([self.predict(*piece) for piece in pieces])
             except torch.OutOfMemoryError:

@@ -38,7 +38,7 @@ class HazeScale:
 def denoising_errors(
     model: Model, latents: Tensor, condition: Condition, timesteps: Sequence[int], seed: int, batch_size: int
 ) -> Tensor:
-    """Mean squared error of the predicted noise's counterpart (the network's own target) for each image under each row of ``condition``.
+    """Mean squared error of the network's own target for each image under each row of ``condition``.
 
     latents (M, C, h, w) → (M, J). Every image and condition meets the same noises, so that differences are the
     condition's alone.
@@ -49,7 +49,7 @@ def denoising_errors(
     m, j, n = len(latents), len(condition), len(timesteps)
     index = torch.cartesian_prod(torch.arange(m), torch.arange(j), torch.arange(n)).to(latents.device)
     errors = []
-    for part in index.split(batch_size):
+    for part in torch.split(index, batch_size):
         image, which, at = part.unbind(1)
         a, s = (x[at].view(-1, 1, 1, 1) for x in (alphas.sqrt(), (1 - alphas).sqrt()))
         z = a * latents[image] + s * noise[at]

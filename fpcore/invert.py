@@ -18,7 +18,7 @@ from fpcore.criteria import Measures, Status, certified_bound, rms
 from fpcore.methods import Method
 from fpcore.records import Recorder, StepRecords
 from fpcore.schedule import Schedule, per_row
-from fpcore.solvers import Anderson, Memory, where_row
+from fpcore.solvers import Anderson, Chebyshev, Memory, where_row
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
@@ -66,6 +66,7 @@ class _State:
     stale: Tensor  # evaluations since the best
     turns: Tensor  # how often the residual changed between rising and falling
     rising: Tensor
+    cautious: Tensor  # the accelerated iteration got stuck in this step: go on plainly
     excess: Tensor  # contraction rate seen lately, as a multiple of r_t
     memory: Memory
 
@@ -97,8 +98,8 @@ def _constants(schedule: Schedule, method: Method, like: Tensor) -> _Constants:
     weight = 1 / schedule.signal if picture else torch.ones(n)
     extrapolation = schedule.extrapolation if method.guess == "extrapolated" else torch.zeros(n)
     there = schedule.to(like.device, like.dtype)
-    numbers = (put(x) for x in (schedule.phi, schedule.psi, schedule.rate, extrapolation, weight))
-    return _Constants(there, *numbers, blend)
+    phi, psi, rate = put(schedule.phi), put(schedule.psi), put(schedule.rate)
+    return _Constants(there, phi, psi, rate, put(extrapolation), put(weight), blend)
 
 
 def _initial_guess(c: _Constants, method: Method, base: Tensor, d: Tensor, d_before: Tensor, step: Tensor) -> Tensor:
@@ -125,18 +126,21 @@ def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, plain: Tensor) -> t
     intra = rms(f[:, 0] - z[:, 0]).to(z.dtype) * weight
     apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
     inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
-    known, fresh = c.rate[s.step], s.iteration == 0  # NaN for flow: there only the estimate counts, and at first is none
+    known, fresh = (
+        c.rate[s.step],
+        s.iteration == 0,
+    )  # NaN for flow: there only the estimate counts, and at first is none
     unknown = torch.where(known.isnan(), 1.0, 0.0)
     estimate = torch.where(fresh | ~plain, unknown, MARGIN * intra / s.last)
     rate = torch.fmax(known * s.excess, estimate)
     return Measures(intra, inter, certified_bound(intra, rate), s.iteration + 1), rate
 
 
-def _plain(step: Tensor, method: Method) -> Tensor:
+def _plain(rate: Tensor, method: Method) -> Tensor:
     """Which rows (B,) iterate z ← f(z) and nothing cleverer, so that their residuals tell how f contracts."""
-    if isinstance(method.solver, Anderson):
-        return step >= (torch.inf if method.accelerated_steps is None else method.accelerated_steps)
-    return torch.ones_like(step, dtype=torch.bool)
+    if isinstance(method.solver, Anderson | Chebyshev):
+        return rate <= method.accelerate_above
+    return torch.ones_like(rate, dtype=torch.bool)
 
 
 def _verdict(method: Method, m: Measures, finite: Tensor, s: _State) -> Tensor:
@@ -158,34 +162,41 @@ def _verdict(method: Method, m: Measures, finite: Tensor, s: _State) -> Tensor:
 
 def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[_State, Tensor, Tensor]:
     """One iteration of every row from the network's output (B·K, …). Returns the next state, status (B,) and numbers (4, B)."""
-    b, k = s.z.shape[:2]
+    k = s.z.shape[1]
     step = s.step.repeat_interleave(k)
     flat = s.z.flatten(0, 1)
     d = c.schedule.direction(output.to(s.z.dtype), flat, step).view_as(s.z)
     # f(z_t) = φ_t z_{t-1} + ψ_t d(z_t, t)   [paper Eq. 3]
     f = (per_row(c.phi[s.step], s.base) * s.base)[:, None] + per_row(c.psi[s.step], s.z) * d
     iteration = s.iteration + 1
-    plain = _plain(s.step, method)
+    known = c.rate[s.step]
+    plain = _plain(known, method)
     m, rate = _measure(s.z, f, s, c, plain)
     watched = m.inter if method.criterion.paths > 1 else m.intra
     finite = f.flatten(1).isfinite().all(1) & m.intra.isfinite()
 
     fresh = s.iteration == 0
-    repeated = [x.repeat_interleave(k) for x in (fresh, iteration, s.step)]
-    following, memory = method.solver.step(flat, f.flatten(0, 1), repeated[0], repeated[1], s.memory)
-    if method.accelerated_steps is not None:
-        following = where_row(repeated[2] < method.accelerated_steps, following, f.flatten(0, 1))
+    r, first, at = (x.repeat_interleave(k) for x in (known, fresh, iteration))
+    following, memory = method.solver.step(flat, f.flatten(0, 1), r, first, at, s.memory)
+    following = following.view_as(f)
+    if method.accelerate_above > 0:
+        following = where_row(known <= method.accelerate_above, f, following)
     ends = method.solver.result(f.flatten(0, 1), memory).view_as(f)
     end = ends.mean(1) if method.combine == "mean" else ends[:, 0]
 
     better = finite & (watched < 0.98 * s.best)
     rising = watched > s.last
+    best_f = where_row(better, f[:, 0], s.best_f)
+    stale = torch.where(better, 0, s.stale + 1)
+    stuck = ~plain & ~s.cautious & (stale >= 2)
+    following = where_row(s.cautious | stuck, f, following)
     counted = replace(
         s,
         best=torch.where(better, watched, s.best),
-        best_f=where_row(better, f[:, 0], s.best_f),
-        stale=torch.where(better, 0, s.stale + 1),
-        turns=s.turns + ((rising != s.rising) & ~fresh).long(),
+        best_f=best_f,
+        stale=torch.where(stuck, 0, stale),
+        turns=torch.where(stuck, 0, s.turns + ((rising != s.rising) & ~fresh).long()),
+        cautious=s.cautious | stuck,
     )
     status = _verdict(method, m, finite, counted)
     done = status != Status.RUNNING
@@ -195,7 +206,7 @@ def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[
     after = _move_on(counted, done, answer, d[:, 0], c, method)
     after = replace(
         after,
-        z=where_row(done, after.z, following.view_as(f)),
+        z=where_row(done, after.z, following),
         iteration=torch.where(done, 0, iteration),
         last=torch.where(done, torch.inf, m.intra if method.criterion.paths == 1 else watched),
         rising=rising & ~done,
@@ -230,6 +241,7 @@ def _move_on(s: _State, done: Tensor, answer: Tensor, d: Tensor, c: _Constants, 
         best_f=where_row(done, base, s.best_f),
         stale=torch.where(done, 0, s.stale),
         turns=torch.where(done, 0, s.turns),
+        cautious=s.cautious & ~done,
     )
 
 
@@ -241,7 +253,7 @@ def _empty_state(like: Tensor, slots: int, method: Method) -> _State:
     value = torch.full((slots,), torch.inf, dtype=like.dtype, device=like.device)
     return _State(
         z, base, base.clone(), base.clone(), z[:, 1:].clone(), count, count.clone(), value, value.clone(), base.clone(),
-        count.clone(), count.clone(), count > 0, torch.ones_like(value), method.solver.init(z.flatten(0, 1)),
+        count.clone(), count.clone(), count > 0, count > 0, torch.ones_like(value), method.solver.init(z.flatten(0, 1)),
     )  # fmt: skip
 
 
@@ -268,6 +280,7 @@ def _admit(s: _State, slots: Tensor, z0: Tensor, noise: Tensor) -> _State:
         stale=put(s.stale, 0),
         turns=put(s.turns, 0),
         rising=put(s.rising, False),
+        cautious=put(s.cautious, False),
         excess=put(s.excess, 1.0),
     )
 
@@ -358,4 +371,4 @@ def invert(
             image[over] = -1
             if on_images_done is not None:
                 on_images_done(finished)
-    return Inversion(latents, [Status(w) for w in worst], nfe.tolist(), recorder.finish(), trajectory)
+    return Inversion(latents, [Status(int(w)) for w in worst], nfe.tolist(), recorder.finish(), trajectory)

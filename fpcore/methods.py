@@ -6,15 +6,13 @@ One engine (``fpcore.invert``) runs them all, so that they differ in nothing but
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fpcore.criteria import Certified, Criterion, FixedIterations, InterPath, IntraPath
-from fpcore.solvers import Anderson, Averaging, Picard, Solver
+from fpcore.solvers import Anderson, Averaging, Chebyshev, Picard, Solver
 
 Guess = Literal["previous", "last", "extrapolated"]
-MethodName = Literal[
-    "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"
-]
+MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,8 @@ class Method:
     ``paths``: how many paths ride together; more than the criterion needs only measures inter-path distances.
     ``combine``: what several paths return: the unperturbed end, or the mean the paper suggests.
     ``norm``: residuals are measured on the state z, or on z/a, a = √ᾱ (the scale of the picture).
-    ``accelerated_steps``: use the solver on that many first steps and plain iteration after; None = always.
+    ``accelerate_above``: use the solver on steps whose rate r_t is larger, and plain iteration, which tells how fast f
+    contracts, on the others.
     ``patience``: evaluations without progress before a row is called stagnated, oscillating or diverging.
     """
 
@@ -46,7 +45,7 @@ class Method:
     paths: int = 1
     combine: Literal["unperturbed", "mean"] = "unperturbed"
     norm: Literal["state", "picture"] = "state"
-    accelerated_steps: int | None = None
+    accelerate_above: float = 0.0
     patience: int = 4
     blend: Blend | None = None
 
@@ -69,7 +68,7 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
         case "inter-path":  # the paper, §4
             return Method(name, InterPath(tolerance), paths=2)
         case "certified":
-            return Method(name, Certified(tolerance), guess="extrapolated")
+            return Method(name, Certified(tolerance), guess="extrapolated", solver=Chebyshev(), accelerate_above=0.4)
         case "aidi":  # Pan et al. 2023: Anderson-accelerated, judged by the intra-path residual
             return Method(name, IntraPath(tolerance), solver=Anderson(window=2))
         case "renoise":  # Garibi et al. 2024: averaged predictions
@@ -77,7 +76,7 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
         case "easyinv":  # Zhang et al. 2024: one evaluation, blended with the state before
             return Method(name, FixedIterations(1), blend=Blend())
         case _:
-            raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(MethodName.__args__)}")
+            raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(get_args(MethodName))}")
 
 
 def method(
@@ -105,7 +104,7 @@ def method(
     if guess is not None:
         options["guess"] = guess
     if damping is not None:
-        options["solver"] = Picard(damping)
+        options |= {"solver": Picard(damping), "accelerate_above": 0.0}
     if anderson is not None:
         options["solver"] = Anderson(anderson)
     return replace(chosen, **options)

@@ -10,7 +10,7 @@ with d = ε, φ = a_t/a_{t-1}, ψ = s_t − s_{t-1} φ for DDIM (paper Eq. 3-6),
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -43,7 +43,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.prediction_type not in ("epsilon", "v_prediction", "sample", "flow"):
-            raise ValueError(f"prediction type {self.prediction_type!r} is not one of epsilon, v_prediction, sample, flow")
+            raise ValueError(
+                f"prediction type {self.prediction_type!r} is not one of epsilon, v_prediction, sample, flow"
+            )
         if self.prediction_type != "flow" and bool((self.signal <= 0).any()):
             raise ValueError(
                 "the schedule ends at zero signal (zero terminal SNR), where a DDIM step forgets its start and has no inverse; "
@@ -54,7 +56,9 @@ class Schedule:
         return len(self.timesteps)
 
     @classmethod
-    def from_alphas(cls, timesteps: Tensor, alpha_prev: Tensor, alpha: Tensor, prediction_type: Any = "epsilon") -> Schedule:
+    def from_alphas(
+        cls, timesteps: Tensor, alpha_prev: Tensor, alpha: Tensor, prediction_type: Any = "epsilon"
+    ) -> Schedule:
         """From pairs of cumulative alphas ᾱ_{t-1}, ᾱ_t, each (N,)."""
         prev, now = alpha_prev.double(), alpha.double()
         return cls(timesteps, prev.sqrt(), (1 - prev).sqrt(), now.sqrt(), (1 - now).sqrt(), prediction_type)
@@ -68,7 +72,9 @@ class Schedule:
         """
         config = scheduler.config
         if not 1 <= num_inference_steps <= config.num_train_timesteps:
-            raise ValueError(f"num_inference_steps must be 1 to {config.num_train_timesteps}, not {num_inference_steps}")
+            raise ValueError(
+                f"num_inference_steps must be 1 to {config.num_train_timesteps}, not {num_inference_steps}"
+            )
         scheduler.set_timesteps(num_inference_steps)
         if not hasattr(scheduler, "alphas_cumprod"):
             sigma = scheduler.sigmas.double().flip(0)
@@ -104,7 +110,10 @@ class Schedule:
 
     @cached_property
     def rate(self) -> Tensor:
-        """r (N,): the contraction rate of f for an ideal denoiser, r_t = ψ_t/√(1−ᾱ_t) = 1 − σ̃_{t-1}/σ̃_t; NaN for flow, where none is known."""
+        """r (N,): the contraction rate of f for an ideal denoiser, r_t = ψ_t/√(1−ᾱ_t) = 1 − σ̃_{t-1}/σ̃_t.
+
+        NaN for flow, where none is known.
+        """
         return torch.full_like(self.psi, torch.nan) if self.prediction_type == "flow" else self.psi / self.noise
 
     @cached_property
@@ -136,5 +145,6 @@ class Schedule:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Schedule:
         """The same schedule with its levels on another device, to convert rows there without a transfer."""
-        levels = (x.to(device, dtype) for x in (self.signal_prev, self.noise_prev, self.signal, self.noise))
-        return Schedule(self.timesteps.to(device), *levels, self.prediction_type)
+        names = ("signal_prev", "noise_prev", "signal", "noise")
+        levels = {name: getattr(self, name).to(device, dtype) for name in names}
+        return replace(self, timesteps=self.timesteps.to(device), **levels)

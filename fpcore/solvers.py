@@ -1,7 +1,8 @@
 """How the next iterate is made from the last ones. A solver knows vectors, not diffusion, and never loops.
 
-Rows (B, …) are independent. ``fresh`` (B,) marks rows at their first iteration of a new problem: whatever the memory
-holds for them belongs to another problem and is not used.
+Rows (B, …) are independent. ``rate`` (B,) is what is known beforehand of how fast f contracts, NaN where nothing is.
+``fresh`` (B,) marks rows at their first iteration of a new problem: whatever the memory holds for them belongs to another
+problem and is not used.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Solver(Protocol):
         """An empty memory for rows like ``z``."""
         ...
 
-    def step(self, z: Tensor, f: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def step(
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+    ) -> tuple[Tensor, Memory]:
         """The next iterate from z and f(z)."""
         ...
 
@@ -47,10 +50,52 @@ class Picard:
         del z
         return ()
 
-    def step(self, z: Tensor, f: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def step(
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+    ) -> tuple[Tensor, Memory]:
         """See Solver."""
-        del fresh, iteration
+        del rate, fresh, iteration
         return (f if self.damping == 1 else torch.lerp(z, f, self.damping)), memory
+
+    def result(self, f: Tensor, memory: Memory) -> Tensor:
+        """See Solver."""
+        del memory
+        return f
+
+
+@dataclass(frozen=True)
+class Chebyshev:
+    """Chebyshev semi-iteration (Golub & Varga 1961) for a symmetric Jacobian with eigenvalues in [−r ``below``, r].
+
+        z_{k+1} = z_{k-1} + ω_{k+1} (γ (f(z_k) − z_k) + z_k − z_{k-1}),
+        γ = 2/(2 − r + r below),   ρ = (r + r below)/(2 − r + r below),
+        ω_1 = 1,   ω_2 = 1/(1 − ρ²/2),   ω_{k+1} = 1/(1 − ρ² ω_k/4)
+
+    An ideal denoiser's J_f is symmetric and r_t is its bound, so that nothing needs to be estimated: the error falls by
+    ρ/(1 + √(1 − ρ²)) an evaluation, .55 at ``below`` = 0 where plain iteration has r = .91. A trained denoiser also has
+    negative eigenvalues. Where no rate is known it is the plain iteration.
+    """
+
+    below: float = 0.25
+
+    def init(self, z: Tensor) -> Memory:
+        """See Solver: the iterate before, and ω."""
+        return torch.zeros_like(z), z.new_ones(len(z))
+
+    def step(
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        """See Solver."""
+        before, omega = memory
+        r = rate.nan_to_num(0.0).clamp(0, 0.999)
+        width, centre = r * (1 + self.below), 2 - r * (1 - self.below)
+        rho_squared = (width / centre) ** 2
+        omega = torch.where(iteration == 2, 1 / (1 - rho_squared / 2), 1 / (1 - rho_squared * omega / 4))
+        omega = torch.where(fresh, 1.0, omega)
+        shape = (-1, *[1] * (z.ndim - 1))
+        relaxed = (2 / centre).view(shape) * (f - z)
+        before = where_row(fresh, z, before)
+        return before + omega.view(shape) * (relaxed + z - before), (z, omega)
 
     def result(self, f: Tensor, memory: Memory) -> Tensor:
         """See Solver."""
@@ -73,9 +118,11 @@ class Anderson:
         history = z.new_zeros((len(z), self.window, z[0].numel()))
         return history, history.clone(), z.new_zeros(len(z), dtype=torch.long), z.new_full((len(z),), torch.inf)
 
-    def step(self, z: Tensor, f: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def step(
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+    ) -> tuple[Tensor, Memory]:
         """See Solver."""
-        del iteration
+        del rate, iteration
         values, residuals, count, last = memory
         value, residual = f.flatten(1), (f - z).flatten(1)
         norm = residual.norm(dim=1)
@@ -113,9 +160,11 @@ class Averaging:
         """See Solver: the mean so far and how many iterates it holds."""
         return torch.zeros_like(z), z.new_zeros(len(z))
 
-    def step(self, z: Tensor, f: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def step(
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+    ) -> tuple[Tensor, Memory]:
         """See Solver."""
-        del z
+        del z, rate
         mean, count = memory
         restart = fresh | (iteration <= self.first)
         count = torch.where(restart, 1, count + 1)

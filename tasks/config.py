@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
+WHERE = ("device", "attention", "vae_slicing", "vae_tiling", "cpu_offload", "local_files_only")
+"""Fields that say where and how something is computed, not what."""
 
 
 class RunConfig(BaseModel):
@@ -22,6 +24,17 @@ class RunConfig(BaseModel):
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="the UNet's dtype")
+    variant: str | None = Field(None, description="weight files of a hub model, for instance fp16")
+    vae_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="the VAE's dtype; many overflow in float16"
+    )
+    attention: Literal["sdpa", "eager", "sliced"] = Field(
+        "sdpa", description="attention backend; sliced needs the least memory"
+    )
+    vae_slicing: bool = Field(False, description="decode a batch picture by picture")
+    vae_tiling: bool = Field(False, description="encode and decode large pictures in tiles")
+    cpu_offload: bool = Field(False, description="keep components in main memory except while they compute")
+    local_files_only: bool = Field(False, description="never ask the hub")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     num_inference_steps: int = Field(25, ge=1, le=1000, description="DDIM steps of inversion and regeneration")
     method: MethodName = Field("certified", description="inversion method")
@@ -53,5 +66,5 @@ class RunConfig(BaseModel):
     max_pixels: int = Field(200_000_000, ge=1, description="largest photo accepted, in pixels")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the results and therefore belongs to the output: all but where it is computed."""
-        return self.model_dump(mode="json", exclude={"device"})
+        """What decides the results and therefore belongs to the output: all but ``WHERE``."""
+        return self.model_dump(mode="json", exclude=set(WHERE))

@@ -11,17 +11,21 @@ from tasks.config import RunConfig
 from tasks.progress import PROGRESS
 
 log = logging.getLogger(__name__)
-_models: dict[tuple[str, str | None, str, str], Model] = {}
+LOADING = (
+    "revision", "variant", "torch_dtype", "vae_dtype", "device", "local_files_only", "attention", "vae_slicing",
+    "vae_tiling", "cpu_offload",
+)  # fmt: skip
+_models: dict[tuple[object, ...], Model] = {}
 _lock = threading.Lock()
 
 
 def model_for(config: RunConfig) -> Model:
     """The model a configuration names. An explicit lock, because ``lru_cache`` loads twice under threads."""
-    key = (config.pretrained_model_name_or_path, config.revision, config.torch_dtype, config.device)
+    options = {name: getattr(config, name) for name in LOADING}
+    key = (config.pretrained_model_name_or_path, *options.values())
     with _lock:
         if key not in _models:
-            name, revision, dtype, device = key
-            _models[key] = load_model(name, revision=revision, torch_dtype=dtype, device=device)
+            _models[key] = load_model(config.pretrained_model_name_or_path, **options)
             PROGRESS.add("model_loads")
-            log.info("loaded %s", name)
+            log.info("loaded %s", config.pretrained_model_name_or_path)
         return _models[key]

@@ -81,7 +81,14 @@ def step_rows(inversion: Inversion, schedule: Schedule, image: int) -> list[dict
     """The ``steps`` column of one image."""
     r = inversion.records.of_image(image)
     timesteps = schedule.timesteps.numpy()[r.step]
-    columns = {"step": r.step, "timestep": timesteps, "iteration": r.iteration, "intra": r.intra, "bound": r.bound, "rate": r.rate}
+    columns = {
+        "step": r.step,
+        "timestep": timesteps,
+        "iteration": r.iteration,
+        "intra": r.intra,
+        "bound": r.bound,
+        "rate": r.rate,
+    }
     lists = {name: values.tolist() for name, values in columns.items()}
     lists["inter"] = [None if np.isnan(x) else x for x in r.inter.tolist()]
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
@@ -117,7 +124,9 @@ def run_dehaze(
             "batch_size": dehazed.rows or config.batch_size,
         }
         strength = verdict.strength * config.strength
-        outcomes.append(_outcome(dehazed.inversion.status[i], pixels[i], dehazed.result[i], strength, columns, "render"))
+        outcomes.append(
+            _outcome(dehazed.inversion.status[i], pixels[i], dehazed.result[i], strength, columns, "render")
+        )
     return outcomes, dehazed.seconds
 
 
@@ -217,7 +226,15 @@ def run_edit(
 
 
 def _invert(
-    predict: Halving, model: Model, config: RunConfig, schedule: Schedule, latents: Tensor, wishes: Wishes, should_stop: Stop, *, trajectory: bool
+    predict: Halving,
+    model: Model,
+    config: RunConfig,
+    schedule: Schedule,
+    latents: Tensor,
+    wishes: Wishes,
+    should_stop: Stop,
+    *,
+    trajectory: bool,
 ) -> Inversion:
     return invert(
         predict, schedule, latents, inversion_method(config), batch_size=config.batch_size, seeds=wishes.seeds,
@@ -232,7 +249,10 @@ def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], 
     shared = {"verdict": "improved", "nfe": 0, "nfe_inversion": 0, "metrics": {}, "batch_size": config.batch_size}
     outcomes = []
     for i in range(len(pixels)):
-        pictures = {"output": {"bytes": png(result.image[i]), "path": None}, "haze_map": {"bytes": png(veil[i]), "path": None}}
+        pictures = {
+            "output": {"bytes": png(result.image[i]), "path": None},
+            "haze_map": {"bytes": png(veil[i]), "path": None},
+        }
         outcomes.append(Outcome(pixels[i], result.image[i], config.strength, {**shared, **pictures}))
     return outcomes, {}
 
@@ -242,7 +262,8 @@ def dark_channel_pixels(pixels: Pixels) -> Pixels:
     peak = np.iinfo(pixels.dtype).max
     picture = torch.from_numpy(pixels.astype(np.float32) / peak).permute(2, 0, 1)
     clear = dark_channel_dehaze(picture).image[0].permute(1, 2, 0).numpy()
-    return (clear * peak).round().astype(pixels.dtype)
+    rounded = (clear * peak).round()
+    return rounded.astype(np.uint8) if pixels.dtype == np.uint8 else rounded.astype(np.uint16)
 
 
 def seed_of(config: RunConfig, image_id: str | None, given: int | None) -> int:

@@ -29,14 +29,23 @@ from fpcore.schedule import Schedule
 from tasks.config import RunConfig
 from tasks.load import Loaded, load
 from tasks.models import model_for
-from tasks.operations import Outcome, Wishes, dark_channel_pixels, run_dark_channel, run_dehaze, run_edit, run_invert, seed_of
+from tasks.operations import (
+    Outcome,
+    Wishes,
+    dark_channel_pixels,
+    run_dark_channel,
+    run_dehaze,
+    run_edit,
+    run_invert,
+    seed_of,
+)
 from tasks.photo_files import Provenance, encode_photo
 from tasks.photo_formats import PhotoError
 from tasks.photos import Photo, PhotoLimits, Pixels, model_input
 from tasks.progress import PROGRESS
+from tasks.store.errors import StoreError
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store, read_uri
-from tasks.store.errors import StoreError
 from tasks.store.schema import STAGES, shard_schema
 
 PIXELS_IN_FLIGHT = 64_000_000
@@ -60,7 +69,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def process_shard(output: str, config: RunConfig, plan: int, shard: int, *, reference: str | None = None, should_stop: Stop = None) -> dict[str, Any]:
+def process_shard(
+    output: str, config: RunConfig, plan: int, shard: int, *, reference: str | None = None, should_stop: Stop = None
+) -> dict[str, Any]:
     """Process and commit one shard; a small summary comes back.
 
     ``reference``: a folder of ground truth under the same keys; PSNR and SSIM before and after go into ``metrics``.
@@ -144,7 +155,9 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
         if config.on_oom == "fail":
             raise
         for item in group.photos:
-            item.fail("out-of-memory", "One photo does not fit the device. Use a smaller model, float16 or cpu_offload.")
+            item.fail(
+                "out-of-memory", "One photo does not fit the device. Use a smaller model, float16 or cpu_offload."
+            )
         return [None] * len(group.photos)
     share = {stage: value / len(outcomes) for stage, value in seconds.items()}
     for item in group.photos:
@@ -180,7 +193,9 @@ def _operate(
     else:
         operation = run_invert if config.operation == "invert" else run_edit
         outcomes, seconds = operation(model, config, padded, wishes, should_stop)
-    return [replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes], seconds
+    return [
+        replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes
+    ], seconds
 
 
 @dataclass(frozen=True)
@@ -226,7 +241,12 @@ class _Finisher:
         try:
             config = self.config
             data, suffix = encode_photo(
-                pixels, photo, config.image_format, quality=config.quality, chroma=config.chroma, provenance=self._provenance()
+                pixels,
+                photo,
+                config.image_format,
+                quality=config.quality,
+                chroma=config.chroma,
+                provenance=self._provenance(),
             )
         except PhotoError as error:
             item.fail(error.code, str(error))
@@ -271,7 +291,10 @@ def _table(done: list[Loaded], config: RunConfig, plan: int, shard: int) -> pa.T
     done = sorted(done, key=lambda item: int(item.planned["row"]))
     rows = [_row(item, config, plan, shard) for item in done]
     schema = shard_schema(shape)
-    columns = [_latents(rows, shape) if name == "latent" else pa.array([r.get(name) for r in rows], schema.field(name).type) for name in schema.names]
+    columns = [
+        _latents(rows, shape) if name == "latent" else pa.array([r.get(name) for r in rows], schema.field(name).type)
+        for name in schema.names
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 

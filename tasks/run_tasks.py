@@ -41,7 +41,12 @@ def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[
     ledger.create_run(config.identity(), versions())
     added = ledger.plan_new(list_photos(source, output=output, allow_http=allow_http), config.shard_size)
     status = ledger.status()
-    return {"plans_added": added, "planned": status.planned, "committed": status.committed, "open_shards": status.open_shards}
+    return {
+        "plans_added": added,
+        "planned": status.planned,
+        "committed": status.committed,
+        "open_shards": status.open_shards,
+    }
 
 
 @task(

@@ -22,7 +22,12 @@ PHOTO_SUFFIXES = {
 }  # fmt: skip
 MANIFEST_SUFFIXES = {".csv", ".jsonl", ".parquet", ".json"}
 COLUMNS = ("prompt", "target_prompt", "blended_word", "mask", "editing_type", "seed")
-ALIASES = {"source_prompt": "prompt", "original_prompt": "prompt", "target": "target_prompt", "editing_prompt": "target_prompt"}
+ALIASES = {
+    "source_prompt": "prompt",
+    "original_prompt": "prompt",
+    "target": "target_prompt",
+    "editing_prompt": "target_prompt",
+}
 
 
 def list_photos(source: str, *, output: str | None = None, allow_http: bool = False) -> Iterator[dict[str, Any]]:
@@ -84,7 +89,9 @@ def _manifest(source: str, suffix: str, allow_http: bool) -> Iterator[dict[str, 
     base = source.rpartition("/")[0]
     for number, line in enumerate(_lines(data, suffix, source), 1):
         line = {ALIASES.get(name, name): value for name, value in line.items() if value not in (None, "")}
-        where = next((line[name] for name in ("uri", "path", "file", "image_path", "image", "key") if name in line), None)
+        where = next(
+            (line[name] for name in ("uri", "path", "file", "image_path", "image", "key") if name in line), None
+        )
         if where is None:
             raise ValueError(f"{source}, entry {number}: no column names the photo; call one of them path or uri")
         absolute = "://" in str(where) or str(where).startswith("/")
@@ -114,7 +121,9 @@ def _lines(data: bytes, suffix: str, source: str) -> Iterator[dict[str, Any]]:
 def _pie_bench(mapping: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """PIE-Bench's mapping_file.json: brackets mark the difference between the prompts and are stripped."""
     for entry in mapping.values():
-        clean = {name: str(entry[name]).replace("[", "").replace("]", "") for name in ("original_prompt", "editing_prompt")}
+        clean = {
+            name: str(entry[name]).replace("[", "").replace("]", "") for name in ("original_prompt", "editing_prompt")
+        }
         yield {
             **clean,
             "path": f"annotation_images/{entry['image_path']}",

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.servers import S3Server, run_moto, run_seaweedfs
+
+torch.set_num_threads(1)  # small tensors gain nothing from threads, and servers and children need the other core
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,11 @@ def test_layers_import_downwards_only(layer: str) -> None:
 
 def test_flows_import_no_torch() -> None:
     """The demo renders haze and is the exception."""
-    broken = [f.name for f in (ROOT / "flows").glob("*.py") if f.name != "demo.py" and any(n.split(".")[0] == "torch" for n in imported(f))]
+    broken = [
+        f.name
+        for f in (ROOT / "flows").glob("*.py")
+        if f.name != "demo.py" and any(n.split(".")[0] == "torch" for n in imported(f))
+    ]
     assert not broken
 
 

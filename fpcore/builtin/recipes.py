@@ -74,6 +74,7 @@ class HazeRecipe(Recipe):
     prompts: list[str] = field(default_factory=lambda: ["", "haze", *HAZE_LEVELS])
 
     def words(self, crops: Crops) -> list[str]:
+        """The words for haze, whatever the photographs."""
         return ["haze", "hazy", "fog", "foggy", "mist", *" ".join(HAZE_LEVELS).split(), "a", "photo", "of"]
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
@@ -111,6 +112,7 @@ class ScenesRecipe(Recipe):
     batch_size: int = 64
 
     def words(self, crops: Crops) -> list[str]:
+        """Words that at least three captions use."""
         return frequent_words((text for texts in crops.captions for text in texts), least=3)
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
@@ -131,7 +133,11 @@ RECIPES: dict[str, Recipe] = {"haze": HazeRecipe(), "scenes": ScenesRecipe()}
 
 def default_folders(name: str, data: Path) -> Sequence[Path]:
     """Where the photographs of a recipe lie under the data folder."""
-    return [data / "scenes", data / "flickr8k_subset", data / "wallpapers"] if name == "haze" else [
-        data / "scenes",
-        data / "flickr8k_subset",
-    ]
+    return (
+        [data / "scenes", data / "flickr8k_subset", data / "wallpapers"]
+        if name == "haze"
+        else [
+            data / "scenes",
+            data / "flickr8k_subset",
+        ]
+    )

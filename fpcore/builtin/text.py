@@ -49,7 +49,8 @@ def build_tokenizer(words: Iterable[str], max_length: int, folder: Path) -> CLIP
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
-    return CLIPTokenizer.from_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:

@@ -1,8 +1,8 @@
 """Train a built-in model: ``python -m fpcore.builtin.train haze --data DIR --out DIR``.
 
 v-prediction (Salimans & Ho 2022) under a cosine schedule that ends near zero signal, AdamW, an exponential moving
-average, a constant learning rate that falls to zero over the last quarter. Interrupted, the same command resumes from its checkpoint;
-``model/`` in the output is a diffusers folder like any other.
+average, a constant learning rate that falls to zero over the last quarter. Interrupted, the same command resumes from its
+checkpoint; ``model/`` in the output is a diffusers folder like any other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def cosine_betas(steps: int = 1000, last_alpha_bar: float = 6e-5, offset: float 
     return [1 - alpha_bar[i + 1] / alpha_bar[i] for i in range(steps)]
 
 
-def build_scheduler() -> DDIMScheduler:
+def build_scheduler() -> Any:
     """The schedule the built-in models are trained and used with."""
     return DDIMScheduler(
         trained_betas=cosine_betas(),
@@ -58,7 +59,7 @@ class Denoiser(nn.Module):
         channels, levels = 3 * recipe.patch_size**2, len(recipe.block_out_channels)
         self.tokenizer = tokenizer
         self.text_encoder = build_text_encoder(tokenizer, recipe.text_width, recipe.text_layers)  # type: ignore[arg-type]
-        self.unet = UNet2DConditionModel(
+        unet: Any = UNet2DConditionModel(
             sample_size=recipe.image_size // recipe.patch_size,
             in_channels=channels,
             out_channels=channels,
@@ -69,7 +70,8 @@ class Denoiser(nn.Module):
             cross_attention_dim=recipe.text_width,
             attention_head_dim=4,
             norm_num_groups=16,
-        ).to(memory_format=torch.channels_last)
+        )
+        self.unet = unet.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, t: Tensor, condition: Mixture) -> Tensor:
         """The predicted velocity v, as z: (B, C, h, w)."""
@@ -84,7 +86,9 @@ class Denoiser(nn.Module):
         return velocity
 
 
-def loss_per_row(model: Denoiser, scheduler: DDIMScheduler, z0: Tensor, condition: Mixture, g: torch.Generator) -> Tensor:
+def loss_per_row(
+    model: Denoiser, scheduler: Any, z0: Tensor, condition: Mixture, g: torch.Generator
+) -> Tensor:
     """Mean squared error of v per row. Both halves of the batch see the same noise at the same timestep."""
     half = (len(z0) + 1) // 2
     t = torch.randint(1000, (half,), generator=g).repeat(2)[: len(z0)].to(z0.device)
@@ -97,7 +101,9 @@ def loss_per_row(model: Denoiser, scheduler: DDIMScheduler, z0: Tensor, conditio
 
 
 @torch.no_grad()
-def sample(model: Denoiser, scheduler: DDIMScheduler, recipe: Recipe, prompts: list[str], per_prompt: int) -> Image.Image:
+def sample(
+    model: Denoiser, scheduler: Any, recipe: Recipe, prompts: list[str], per_prompt: int
+) -> Image.Image:
     """A sheet of samples from the same noises, one row a prompt, 25 DDIM steps."""
     scheduler.set_timesteps(25)
     device = next(model.parameters()).device
@@ -111,11 +117,13 @@ def sample(model: Denoiser, scheduler: DDIMScheduler, recipe: Recipe, prompts: l
         z = scheduler.step(velocity, t, z).prev_sample
     pixels = SpaceToDepth(recipe.patch_size).decode(z.cpu()).clamp(-1, 1)
     size = recipe.image_size
-    sheet = pixels.view(len(prompts), per_prompt, 3, size, size).permute(0, 3, 1, 4, 2).reshape(len(prompts) * size, -1, 3)
+    sheet = (
+        pixels.view(len(prompts), per_prompt, 3, size, size).permute(0, 3, 1, 4, 2).reshape(len(prompts) * size, -1, 3)
+    )
     return Image.fromarray(((sheet + 1) * 127.5).byte().numpy())
 
 
-def save_model(folder: Path, model: Denoiser, scheduler: DDIMScheduler, recipe: Recipe) -> None:
+def save_model(folder: Path, model: Denoiser, scheduler: Any, recipe: Recipe) -> None:
     """Write a diffusers folder with fp16 weights."""
     half = copy.deepcopy(model).half()
     half.unet.save_pretrained(folder / "unet", safe_serialization=True)
@@ -129,7 +137,9 @@ def save_model(folder: Path, model: Denoiser, scheduler: DDIMScheduler, recipe: 
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **parts}, indent=2) + "\n")
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline", **parts}, indent=2) + "\n"
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -195,7 +205,11 @@ def main() -> None:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "iteration": i + 1}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
-            prompts = ["", "clear", "haze", "dense haze"] if args.name == "haze" else sorted({t for c in crops.captions[:1900] for t in c})[:11]
+            prompts = (
+                ["", "clear", "haze", "dense haze"]
+                if args.name == "haze"
+                else sorted({t for c in crops.captions[:1900] for t in c})[:11]
+            )
             sample(average, scheduler, recipe, prompts, 8).save(args.out / f"samples-{i + 1:06d}.png")
             save_model(args.out / "model", average, scheduler, recipe)
     log.info("done: %s", np.round(time.monotonic() - started))

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exif[0x0112] = 6
     Image.fromarray(hazy["rocket"]).save(root / "rotated.jpg", exif=exif, quality=95)
     Image.fromarray(hazy["coffee"]).convert("CMYK").save(root / "cmyk.jpg", quality=95)
-    Image.fromarray((hazy["chelsea"][..., 0].astype(np.uint16) * 257)).save(root / "sixteen.png")
+    Image.fromarray(hazy["chelsea"][..., 0].astype(np.uint16) * 257).save(root / "sixteen.png")
     whole = (root / "china.jpg").read_bytes()
     (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "text.jpg").write_text("this is no photograph")
@@ -66,7 +66,9 @@ def output(folder: Path, tmp_path_factory: pytest.TempPathFactory, prefect_api: 
     return out
 
 
-def test_every_photo_is_one_row_and_good_ones_are_pictures_of_the_same_name_and_size(folder: Path, output: Path) -> None:
+def test_every_photo_is_one_row_and_good_ones_are_pictures_of_the_same_name_and_size(
+    folder: Path, output: Path
+) -> None:
     by_key = {row["key"]: row for row in rows(output)}
     assert set(by_key) == {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     sizes = {"china.jpg": hazy_photographs()["china"].shape, "cmyk.jpg": hazy_photographs()["coffee"].shape}
@@ -138,7 +140,9 @@ def test_new_photos_become_a_second_plan(folder: Path, tmp_path: Path, prefect_a
     assert sorted(r["key"] for r in rows(tmp_path / "out")) == keys
 
 
-def test_another_configuration_is_refused_with_the_difference_named(folder: Path, output: Path, prefect_api: str) -> None:
+def test_another_configuration_is_refused_with_the_difference_named(
+    folder: Path, output: Path, prefect_api: str
+) -> None:
     result = CliRunner().invoke(app, ["dehaze", str(folder), str(output), "--steps", "9", "--json"])
     assert result.exit_code == 2
     assert "num_inference_steps" in result.stderr
@@ -154,7 +158,9 @@ def test_another_configuration_is_refused_with_the_difference_named(folder: Path
         (["dehaze", "{source}", "{out}", "--method", "magic"], "method"),
     ],
 )
-def test_mistakes_get_a_sentence_and_exit_code_2(arguments: list[str], words: str, folder: Path, tmp_path: Path, prefect_api: str) -> None:
+def test_mistakes_get_a_sentence_and_exit_code_2(
+    arguments: list[str], words: str, folder: Path, tmp_path: Path, prefect_api: str
+) -> None:
     filled = [a.format(source=folder, out=tmp_path / "out") for a in arguments]
     result = CliRunner().invoke(app, filled)
     assert result.exit_code == 2, result.output
@@ -172,7 +178,9 @@ def test_killed_half_way_the_same_command_completes_it(tmp_path: Path, prefect_a
     keys = write_photos(tmp_path / "in", 12)
     out = tmp_path / "out"
     arguments = ["dehaze", str(tmp_path / "in"), str(out), "--shard-size", "2", *FAST]
-    child = subprocess.Popen([sys.executable, "-m", "flows.cli", *arguments], env=os.environ.copy(), stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *arguments], env=os.environ.copy(), stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 240
     while not list(out.glob("shards/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)

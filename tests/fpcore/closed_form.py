@@ -20,7 +20,9 @@ def mixture(schedule: Schedule, dtype: torch.dtype = torch.float64, seed: int = 
     """Three Gaussians in 4 × 4 × 4 dimensions."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn((3, 4, 4, 4), generator=generator, dtype=torch.float64).to(dtype)
-    return GaussianMixture(means, torch.tensor([0.1, 0.05, 0.3], dtype=dtype), torch.tensor([0.3, 0.3, 0.4], dtype=dtype), schedule)
+    return GaussianMixture(
+        means, torch.tensor([0.1, 0.05, 0.3], dtype=dtype), torch.tensor([0.3, 0.3, 0.4], dtype=dtype), schedule
+    )
 
 
 def gaussian(schedule: Schedule, dtype: torch.dtype = torch.float64) -> GaussianMixture:

@@ -17,7 +17,9 @@ from fpcore.schedule import Schedule
 from tests.fpcore.closed_form import gaussian, mixture, sd_schedule
 
 
-def run(count: int = 20, images: int = 6, dtype: torch.dtype = torch.float64, name: str = "certified", **options: object) -> tuple[Inversion, Tensor, Tensor]:
+def run(
+    count: int = 20, images: int = 6, dtype: torch.dtype = torch.float64, name: str = "certified", **options: object
+) -> tuple[Inversion, Tensor, Tensor]:
     schedule = sd_schedule(count)
     model = mixture(schedule, dtype)
     z0 = model.draw(images, torch.Generator().manual_seed(2)).to(dtype)
@@ -78,7 +80,9 @@ def test_flow_uses_the_same_engine_and_is_exact_where_it_converges() -> None:
 def test_flow_step_without_a_unique_fixed_point_is_reported() -> None:
     one = torch.ones(1, dtype=torch.float64)
     schedule = Schedule(one * 900, 1 - 0.1 * one, 0.1 * one, 1 - 0.9 * one, 0.9 * one, "flow")
-    inversion = invert(lambda z, t, i: -3 * z, schedule, torch.ones((1, 1, 2, 2), dtype=torch.float64), method("certified"))
+    inversion = invert(
+        lambda z, t, i: -3 * z, schedule, torch.ones((1, 1, 2, 2), dtype=torch.float64), method("certified")
+    )
     assert inversion.status[0] in (Status.DIVERGING, Status.OSCILLATING)
     assert inversion.latents.isfinite().all()
     assert not np.isfinite(inversion.records.bound).any()
@@ -100,7 +104,18 @@ def test_certified_bound_holds_on_ten_thousand_checks() -> None:
         residuals = run.records.intra.reshape(images, len(schedule), iterations)
         for i in range(len(schedule)):
             base = z = run.trajectory[:, i]
-            one = Schedule(*(x[i : i + 1] for x in (schedule.timesteps, schedule.signal_prev, schedule.noise_prev, schedule.signal, schedule.noise)))
+            one = Schedule(
+                *(
+                    x[i : i + 1]
+                    for x in (
+                        schedule.timesteps,
+                        schedule.signal_prev,
+                        schedule.noise_prev,
+                        schedule.signal,
+                        schedule.noise,
+                    )
+                )
+            )
             precise = method("certified", tolerance=1e-13, max_iterations=500, anderson=3)
             root = invert(model.predict, one, base, precise, batch_size=images).latents
             for k in range(iterations):
@@ -147,7 +162,9 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
     torch.testing.assert_close(alone.latents[0], together.latents[2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"])
+@pytest.mark.parametrize(
+    "name", ["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
+)
 def test_a_poisoned_row_leaves_the_others_bit_identical(name: str) -> None:
     schedule = sd_schedule(10)
     model = mixture(schedule, torch.float32)
@@ -183,14 +200,18 @@ def test_diverging_row_falls_back_to_the_best_iterate_and_says_so() -> None:
 
 def test_identity_steps_cost_nothing() -> None:
     level = torch.tensor([0.9, 0.9, 0.5], dtype=torch.float64)
-    schedule = Schedule.from_alphas(torch.tensor([10, 20, 30]), torch.tensor([0.9, 0.9, 0.9], dtype=torch.float64), level)
+    schedule = Schedule.from_alphas(
+        torch.tensor([10, 20, 30]), torch.tensor([0.9, 0.9, 0.9], dtype=torch.float64), level
+    )
     calls = []
 
     def counted(z: Tensor, t: Tensor, image: Tensor) -> Tensor:
         calls.append(int(t[0]))
         return torch.zeros_like(z)
 
-    inversion = invert(counted, schedule, torch.ones((1, 1, 2, 2), dtype=torch.float64), method("ddim"), keep_trajectory=True)
+    inversion = invert(
+        counted, schedule, torch.ones((1, 1, 2, 2), dtype=torch.float64), method("ddim"), keep_trajectory=True
+    )
     assert calls == [30]
     assert inversion.nfe == [1]
     assert inversion.trajectory is not None
@@ -218,7 +239,9 @@ def test_records_cost_one_transfer_and_no_evaluation() -> None:
         rows += len(z)
         return model.predict(z, t, image)
 
-    inversion = invert(counted, schedule, model.draw(4, torch.Generator().manual_seed(0)), method("inter-path"), batch_size=4)
+    inversion = invert(
+        counted, schedule, model.draw(4, torch.Generator().manual_seed(0)), method("inter-path"), batch_size=4
+    )
     assert sum(inversion.nfe) == 2 * len(inversion.records)
     assert sum(inversion.nfe) <= rows  # rows whose image is done ride along until the last one is
     r = inversion.records
@@ -233,7 +256,13 @@ def test_engine_stops_between_evaluations() -> None:
     model = mixture(schedule)
     asked = iter([False, False, True])
     with pytest.raises(Cancelled):
-        invert(model.predict, schedule, model.draw(2, torch.Generator().manual_seed(0)), method("ddim"), should_stop=lambda: next(asked))
+        invert(
+            model.predict,
+            schedule,
+            model.draw(2, torch.Generator().manual_seed(0)),
+            method("ddim"),
+            should_stop=lambda: next(asked),
+        )
 
 
 def test_no_images_and_more_slots_than_images() -> None:
@@ -242,7 +271,9 @@ def test_no_images_and_more_slots_than_images() -> None:
     empty = invert(model.predict, schedule, torch.empty((0, 4, 4, 4), dtype=torch.float64), method("certified"))
     assert len(empty.latents) == 0
     assert len(empty.records) == 0
-    one = invert(model.predict, schedule, model.draw(1, torch.Generator().manual_seed(0)), method("certified"), batch_size=16)
+    one = invert(
+        model.predict, schedule, model.draw(1, torch.Generator().manual_seed(0)), method("certified"), batch_size=16
+    )
     assert len(one.latents) == 1
 
 

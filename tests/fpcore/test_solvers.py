@@ -6,17 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fpcore.solvers import Anderson, Averaging, Picard, Solver
+from fpcore.solvers import Anderson, Averaging, Chebyshev, Picard, Solver
 
-SOLVERS: list[Solver] = [Picard(), Picard(0.7), Anderson(1), Anderson(2), Anderson(3), Averaging()]
+SOLVERS: list[Solver] = [Picard(), Picard(0.7), Anderson(1), Anderson(2), Anderson(3), Chebyshev(), Averaging()]
 
 
-def solve(solver: Solver, f: torch.nn.Module | object, z: Tensor, count: int) -> tuple[Tensor, list[float]]:
+def solve(solver: Solver, f: object, z: Tensor, count: int, rate: float = torch.nan) -> tuple[Tensor, list[float]]:
     memory, residuals = solver.init(z), []
     for k in range(1, count + 1):
         value = f(z)  # type: ignore[operator]
         residuals.append(float((value - z).norm()))
-        following, memory = solver.step(z, value, torch.full((len(z),), k == 1), torch.full((len(z),), k), memory)
+        following, memory = solver.step(
+            z, value, z.new_full((len(z),), rate), torch.full((len(z),), k == 1), torch.full((len(z),), k), memory
+        )
         answer = solver.result(value, memory)
         z = following
     return answer, residuals
@@ -83,3 +85,18 @@ def test_anderson_needs_no_more_evaluations_than_picard(rho: float) -> None:
         return next((k for k, r in enumerate(residuals) if r < 1e-3), 120)
 
     assert needed(Anderson(3)) <= needed(Picard()) + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.3, 0.97))
+def test_chebyshev_reaches_its_rate_where_the_spectrum_is_known(rho: float) -> None:
+    """Error after k evaluations ≤ 2 σ^k, σ = ρ/(1 + √(1 − ρ²)) with ρ = r/(2 − r)."""
+    f, root = contraction(rho)
+    _, residuals = solve(Chebyshev(below=0), f, torch.zeros((1, 6), dtype=torch.float64), 40, rate=rho)
+    spectral = rho / (2 - rho)
+    sigma = spectral / (1 + (1 - spectral**2) ** 0.5)
+    start = float(root.norm())
+    for k, residual in enumerate(residuals):
+        assert (
+            residual <= 2 * sigma**k * start + 1e-12
+        )  # the residual is at most the error, eigenvalues being in [0, r]

@@ -65,7 +65,9 @@ def test_manifests_carry_prompts_per_photo(folder: Path, kind: str) -> None:
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(LINES), manifest)
     else:
-        manifest.write_text("path,prompt,target_prompt,seed,blended_word\nb.jpg,a cat,a dog,7,cat dog\nsub/c d ü.webp,a road,,,\n")
+        manifest.write_text(
+            "path,prompt,target_prompt,seed,blended_word\nb.jpg,a cat,a dog,7,cat dog\nsub/c d ü.webp,a road,,,\n"
+        )
     first, second = list_photos(str(manifest))
     assert (first["key"], first["prompt"], first["target_prompt"], first["seed"], first["blended_word"]) == (
         "b.jpg", "a cat", "a dog", 7, "cat dog",

@@ -1,0 +1,106 @@
+"""Whole runs on a real S3 server: results, secrets, random kills."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tests.chaos.check_output import check
+from tests.photographs import write_photos
+from tests.servers import S3Server
+
+FAST = ["--steps", "4", "--batch-size", "4", "--json"]
+
+
+@pytest.fixture
+def bucket(seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of its own with six photos under ``photos/``."""
+    for name, value in seaweedfs.env.items():
+        monkeypatch.setenv(name, value)
+    url = seaweedfs.fresh_url()
+    name, _, prefix = url.removeprefix("s3://").partition("/")
+    for key in write_photos(tmp_path / "photos", 6):
+        body = (tmp_path / "photos" / key).read_bytes()
+        seaweedfs.client().put_object(Bucket=name, Key=f"{prefix}/photos/{key}", Body=body)
+    return url
+
+
+def objects(server: S3Server, url: str) -> dict[str, bytes]:
+    """Everything under a prefix."""
+    name, _, prefix = url.removeprefix("s3://").partition("/")
+    client = server.client()
+    listed = client.list_objects_v2(Bucket=name, Prefix=prefix).get("Contents", [])
+    return {entry["Key"]: client.get_object(Bucket=name, Key=entry["Key"])["Body"].read() for entry in listed}
+
+
+def test_bucket_to_bucket_leaves_no_trace_of_the_credentials(
+    bucket: str, seaweedfs: S3Server, prefect_api: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Canary: the secret key occurs in no object, no log line at debug level and nowhere in Prefect's database."""
+    log = tmp_path / "debug.log"
+    with log.open("w") as stream:
+        environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
+        arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--verbose", *FAST]
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments], env=environment, stdout=stream, stderr=stream
+        )
+    assert done.returncode == 0, log.read_text()[-3000:]
+    assert check(f"{bucket}/out") == []
+    assert CliRunner().invoke(app, ["verify", f"{bucket}/out"]).exit_code == 0
+    written = {key: data for key, data in objects(seaweedfs, bucket).items() if "/out/" in key}
+    assert sum("/images/" in key for key in written) == 6
+    assert any(key.endswith("report/index.html") for key in written)
+    secret = seaweedfs.secret_key.encode()
+    assert not [key for key, data in written.items() if secret in data]
+    assert secret not in log.read_bytes()
+    database = list(Path(os.environ["PREFECT_HOME"]).rglob("*.db*")) + list(tmp_path.rglob("*.db*"))
+    assert not [str(p) for p in database if secret in p.read_bytes()]
+    assert not [r for r in caplog.records if seaweedfs.secret_key in r.getMessage() and r.levelno >= logging.DEBUG]
+
+
+def kill_at_random(bucket: str, kills: int, longest: float, seed: int) -> int:
+    """Start the command and SIGKILL it after a random time, ``kills`` times; how often it was still running."""
+    chance, landed = random.Random(seed), 0
+    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", *FAST]
+    for _ in range(kills):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(0.3, 1.0) * longest)
+        landed += child.poll() is None
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert check(f"{bucket}/out", partial=True) == []
+    return landed
+
+
+def finish(bucket: str) -> dict[str, int]:
+    """Run to the end; the summary."""
+    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", *FAST]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_runs_killed_at_random_times_end_complete(bucket: str, prefect_api: str) -> None:
+    assert kill_at_random(bucket, kills=2, longest=30, seed=1) > 0
+    assert finish(bucket)["ok"] == 6
+    assert check(f"{bucket}/out") == []
+
+
+@pytest.mark.chaos
+def test_fifty_runs_killed_at_random_times_end_complete(seaweedfs: S3Server, bucket: str, prefect_api: str) -> None:
+    landed = kill_at_random(bucket, kills=52, longest=25, seed=2)
+    print(f"{landed} of 52 SIGKILLs landed on a running flow")
+    assert landed >= 50
+    assert finish(bucket)["ok"] == 6
+    assert check(f"{bucket}/out") == []
