@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -15,7 +16,7 @@ from fpcore.analysis import Columns
 
 FIRST_STEPS = 8
 """As in the paper's Figure 1."""
-STYLE = {
+STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "axes.axisbelow": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.6, "legend.frameon": False,
     "legend.fontsize": 8, "svg.hashsalt": "fixpoint", "lines.linewidth": 1.6,

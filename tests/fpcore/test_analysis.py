@@ -161,11 +161,13 @@ def test_other_levels_use_the_nearest_trained_timestep(levels: str, spacing: str
         assert apart.max() < 1e-4
 
 
-def test_own_levels_are_the_schedule_itself() -> None:
-    network = trained()
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_own_levels_are_the_schedule_itself(spacing: str) -> None:
+    network = DDIMScheduler(beta_schedule="linear", timestep_spacing=spacing, clip_sample=False, set_alpha_to_one=False)
     own, same = Schedule.from_scheduler(network, 10), schedule_at_levels_of(network, "trained", 10)
     assert torch.equal(own.timesteps, same.timesteps)
     torch.testing.assert_close(own.alpha, same.alpha, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(own.alpha_prev, same.alpha_prev, rtol=1e-4, atol=1e-6)
 
 
 def test_unknown_levels_are_refused() -> None:
