@@ -120,6 +120,8 @@ def run_exact(setting: Setting) -> dict[str, Any]:
 def at_equal_residual(setting: Setting, make: Make, natural: dict[str, Any], tuned_on: int) -> dict[str, Any]:
     """The laxest tolerance of the grid that leaves no step above ``TARGET``: sought on a few photographs, kept for all."""
     few, at = setting.first(tuned_on), GRID.index(1.0)
+    if natural["tolerance"] != TARGET:
+        natural = run(setting, make(TARGET))
     if natural["steps_missed"]:
         at += 1
     while at > 0 and natural["steps_missed"] == 0 and run(few, make(GRID[at - 1] * TARGET))["steps_missed"] == 0:
@@ -131,8 +133,10 @@ def at_equal_residual(setting: Setting, make: Make, natural: dict[str, Any], tun
     return row | {"tolerance": factor * TARGET, "setting": "equal residual"}
 
 
-def rows_of(name: str, setting: Setting, tuned_on: int, norm: Literal["state", "picture"]) -> Iterator[dict[str, Any]]:
-    """The natural setting, then the comparison at equal residual."""
+def rows_of(
+    name: str, setting: Setting, tolerances: list[float], tuned_on: int, norm: Literal["state", "picture"]
+) -> Iterator[dict[str, Any]]:
+    """The natural setting at each tolerance, then the comparison at equal residual."""
     if name == "o-belm":
         yield run_exact(setting) | {"setting": "natural"}
         return
@@ -141,8 +145,11 @@ def rows_of(name: str, setting: Setting, tuned_on: int, norm: Literal["state", "
     def make(tolerance: float) -> Method:
         return replace(named(tolerance), norm=norm)
 
-    natural = run(setting, make(TARGET)) | {"setting": "natural"} | ({"tolerance": TARGET} if tolerant else {})
-    yield natural
+    for tolerance in tolerances if tolerant else tolerances[:1]:
+        natural = (
+            run(setting, make(tolerance)) | {"setting": "natural"} | ({"tolerance": tolerance} if tolerant else {})
+        )
+        yield natural
     if tolerant and tuned_on:
         yield at_equal_residual(setting, make, natural, tuned_on)
 
@@ -188,6 +195,7 @@ def main() -> None:
     parser.add_argument(
         "--tuned-on", type=int, default=8, help="photographs to seek tolerances on; 0: natural settings only"
     )
+    parser.add_argument("--tolerances", nargs="*", type=float, default=[TARGET], help="natural settings to measure")
     parser.add_argument("--norm", choices=["state", "picture"], default="state", help="of the tolerances")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path)
@@ -204,7 +212,7 @@ def main() -> None:
         batch_size=chosen.count,
     )
     for name in chosen.only:
-        for row in rows_of(name, setting, chosen.tuned_on, chosen.norm):
+        for row in rows_of(name, setting, chosen.tolerances, chosen.tuned_on, chosen.norm):
             row = {
                 "method": name,
                 "schedule": chosen.schedule,
