@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fpcore.models.model import Condition, Model
 
-TIMESTEPS = (350, 450, 550, 650, 750)
+TIMESTEPS = (300, 400, 500, 600, 700, 800)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def denoising_errors(
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((len(timesteps), *latents.shape[1:]), generator=generator).to(latents)
-    alphas = model.scheduler.alphas_cumprod.to(latents)[list(timesteps)]
+    noise, timesteps = torch.cat([noise, -noise]), [*timesteps, *timesteps]  # antithetic: the odd part cancels
+    alphas = model.scheduler.alphas_cumprod.to(latents)[timesteps]
     m, j, n = len(latents), len(condition), len(timesteps)
     index = torch.cartesian_prod(torch.arange(m), torch.arange(j), torch.arange(n)).to(latents.device)
     errors = []
@@ -67,7 +68,7 @@ def estimate_amount(
 
     The errors over the scale's prompts are close to a parabola around the best: its vertex is taken.
     """
-    candidates = torch.linspace(0, scale.densest, 2 * len(scale.prompts) - 1)
+    candidates = torch.linspace(0, scale.densest, len(scale.prompts))
     condition = scale.condition(model, candidates)
     errors = denoising_errors(model, latents, condition, TIMESTEPS, seed, batch_size).cpu()
     best = errors.argmin(1)
@@ -77,4 +78,4 @@ def estimate_amount(
     offset = (0.5 * (left - right) / curvature).clamp(-1, 1)
     spacing = scale.densest / (len(candidates) - 1)
     amount = ((inner + offset) * spacing).clamp(0, scale.densest)
-    return amount, len(candidates) * len(TIMESTEPS)
+    return amount, 2 * len(candidates) * len(TIMESTEPS)

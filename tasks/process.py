@@ -50,6 +50,7 @@ from tasks.store.schema import STAGES, shard_schema
 
 PIXELS_IN_FLIGHT = 64_000_000
 LOOK_AHEAD = 4  # photos decoded ahead of the group that is being gathered
+MOST_PSNR = 100.0  # dB, given to identical pictures
 THUMBNAIL = (192, 256)  # height and width of the row's picture where no model sets a size
 Stop = Callable[[], bool] | None
 
@@ -274,7 +275,7 @@ class _Finisher:
         measures = {}
         for name, candidate in (("input", _as_tensor(photo.pixels)), ("output", _as_tensor(pixels))):
             if candidate.shape == truth.shape:
-                measures[f"psnr_{name}"] = float(psnr(candidate, truth)[0])
+                measures[f"psnr_{name}"] = min(float(psnr(candidate, truth)[0]), MOST_PSNR)
                 measures[f"ssim_{name}"] = float(ssim(candidate, truth)[0])
         return measures
 
