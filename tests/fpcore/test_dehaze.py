@@ -1,0 +1,105 @@
+"""Every dehazing variant by name, on the shipped model and on Stable Diffusion's architecture."""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fpcore.dehaze import HAZE_SCALE, DehazeSettings, Variant, dehaze
+from fpcore.haze_amount import estimate_amount
+from fpcore.metrics import psnr
+from fpcore.models.load import load_model
+from fpcore.models.model import Model
+from fpcore.verdict import judge
+from tests.photographs import hazy_photographs
+from tests.tiny_models import tiny_sd1
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Model:
+    return load_model("builtin:haze", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = Path(tmp_path_factory.mktemp("sd1"))
+    tiny_sd1(folder)
+    return load_model(str(folder), device="cpu")
+
+
+def pictures(size: int, count: int = 2) -> Tensor:
+    """Hazy photographs (count, 3, size, size)."""
+    small = [Image.fromarray(p).resize((size, size), Image.Resampling.BOX) for p in hazy_photographs().values()]
+    return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1).float() / 255 for p in small[:count]])
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("which", ["shipped", "stable_diffusion"])
+def test_every_variant_runs(variant: Variant, which: str, request: pytest.FixtureRequest) -> None:
+    model: Model = request.getfixturevalue(which)
+    side = model.image_size[0]
+    done = dehaze(model, pictures(side), DehazeSettings(variant=variant, num_inference_steps=4, batch_size=2))
+    assert done.result.shape == (2, 3, side, side)
+    assert done.result.isfinite().all()
+    assert done.haze_map.shape[0] == 2
+    assert 0 <= float(done.haze_map.min()) <= float(done.haze_map.max()) <= 1
+    assert min(done.nfe) > max(4, min(done.inversion.nfe))
+    if variant in ("fixed-point", "nti", "nti+fixed-point", "regenerate", "prior-weighted"):
+        assert done.prompts == ("haze", "")  # the paper's words, exactly
+
+
+def test_plain_inversion_only_for_nti_alone(shipped: Model) -> None:
+    plain = dehaze(shipped, pictures(32), DehazeSettings(variant="nti", num_inference_steps=4, batch_size=2))
+    solved = dehaze(shipped, pictures(32), DehazeSettings(variant="nti+fixed-point", num_inference_steps=4, batch_size=2))
+    assert plain.inversion.nfe == [4, 4]
+    assert min(solved.inversion.nfe) > 4
+
+
+def test_default_brings_rendered_haze_closer_to_the_clear_photograph(shipped: Model) -> None:
+    from fpcore.builtin.rendered_haze import render_haze
+    from flows.demo import clear_photographs
+
+    chosen = [p for name, p in clear_photographs() if name in ("china", "rocket", "flower", "coffee")]
+    small = [np.array(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX)) for p in chosen]
+    clear = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
+    hazy = render_haze(clear, torch.full((4,), 0.5), torch.Generator().manual_seed(3)).image
+    result = dehaze(shipped, hazy, DehazeSettings()).result.clamp(0, 1)
+    assert float((psnr(result, clear) - psnr(hazy, clear)).mean()) > 3
+
+
+def test_round_trip_under_the_same_prompt_is_above_forty_decibels(shipped: Model) -> None:
+    """The default method at its default tolerance, 25 steps."""
+    hazy = pictures(32, 6)
+    same = DehazeSettings(variant="regenerate", prompt="haze", target_prompt="haze")
+    assert float(psnr(dehaze(shipped, hazy, same).result.clamp(0, 1), hazy).mean()) > 40
+
+
+def test_amount_of_haze_follows_the_haze(shipped: Model) -> None:
+    from fpcore.builtin.rendered_haze import render_haze
+    from flows.demo import clear_photographs
+
+    small = [np.array(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX)) for _, p in clear_photographs()]
+    clear = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
+    means = []
+    for amount in (0.0, 0.35, 0.7):
+        hazy = render_haze(clear, torch.full((len(clear),), amount), torch.Generator().manual_seed(0)).image
+        means.append(float(estimate_amount(shipped, shipped.encode(hazy * 2 - 1), HAZE_SCALE)[0].mean()))
+    assert means[0] < 0.15
+    assert means[0] + 0.05 < means[1] < means[2]
+
+
+def test_verdicts() -> None:
+    """A result that shows something else is no success; one without gain is not applied; clear photographs stay."""
+    photos = pictures(32, 6)
+    better = (photos - 0.2).clamp(0, 1)
+    seen = torch.full((6,), 0.5)
+    assert {v.name for v in judge(photos, better, seen)} <= {"improved", "weakened"}
+    another = judge(photos, better.roll(1, 0), seen)
+    assert {v.name for v in another} <= {"collapsed", "weakened", "unchanged"}
+    assert all(v.strength < 1 for v in another)
+    assert {v.name for v in judge(photos, photos, seen)} == {"unchanged"}
+    assert {v.strength for v in judge(photos, better, torch.zeros(6))} == {0.0}
