@@ -139,7 +139,7 @@ def _measure(z: Tensor, f: Tensor, s: _State, c: _Constants, plain: Tensor) -> t
 def _plain(rate: Tensor, method: Method) -> Tensor:
     """Which rows (B,) iterate z ← f(z) and nothing cleverer, so that their residuals tell how f contracts."""
     if isinstance(method.solver, Anderson | Chebyshev):
-        return rate <= method.accelerate_above
+        return ~(rate > method.accelerate_above)  # no rate known: plain
     return torch.ones_like(rate, dtype=torch.bool)
 
 

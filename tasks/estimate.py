@@ -16,4 +16,9 @@ def estimate(source: str, output: str) -> dict[str, Any]:
         photos += 1
         size += entry.get("size") or 0
     status = Ledger(open_store(output)).status()
-    return {"photos": photos, "megabytes": round(size / 1e6, 1), "already_planned": status.planned, "already_done": status.committed}
+    return {
+        "photos": photos,
+        "megabytes": round(size / 1e6, 1),
+        "already_planned": status.planned,
+        "already_done": status.committed,
+    }

@@ -10,6 +10,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from tasks.config import RunConfig
+from tasks.models import model_for
+from tasks.operations import inversion_method
 from tasks.process import process_shard, versions
 from tasks.report import write_report
 from tasks.sources import list_photos
@@ -34,9 +36,20 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     return False
 
 
+def check(config: RunConfig) -> None:
+    """Raise ValueError now for a model or method that would fail every shard later."""
+    inversion_method(config)
+    if config.operation != "dehaze" or config.dehaze_variant != "dcp":
+        model_for(config)
+
+
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan")
 def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[str, Any]:
-    """Make the output ours and plan the photos that no plan has claimed yet."""
+    """Check the configuration, make the output ours and plan the photos that no plan has claimed yet.
+
+    Raises ValueError or StoreError before any photo is touched.
+    """
+    check(config)
     ledger = Ledger(open_store(output))
     ledger.create_run(config.identity(), versions())
     added = ledger.plan_new(list_photos(source, output=output, allow_http=allow_http), config.shard_size)
