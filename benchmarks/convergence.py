@@ -23,13 +23,13 @@ from fpcore.methods import method
 from fpcore.models.load import load_model
 from fpcore.other_levels import schedule_at_levels_of
 
-STEPS = (1, 2, 8, 48)
+STEPS = (0, 1, 2, 8, 48, 49)
 CHUNK = 26
 NOISE = 3.0
 """An error below that many times the reference's own residual is rounding, and not judged."""
 
 
-def measure(folders: list[str], count: int, levels: str, save: Path) -> None:
+def measure(folders: list[str], count: int, levels: str, steps: list[int], with_stops: bool, save: Path) -> None:
     """Chunk by chunk, so that what is done is kept."""
     model = load_model("builtin:haze")
     pixels = read_photographs(folders, count, model.image_size, seed=1)
@@ -45,9 +45,10 @@ def measure(folders: list[str], count: int, levels: str, save: Path) -> None:
 
         run = invert(predict, schedule, z0, method("certified", tolerance=TARGET), keep_trajectory=True)
         assert run.trajectory is not None
-        stops = stop_errors(predict, schedule, run, precision=1e-6)
-        paths = path_errors(predict, schedule, run.trajectory, steps=STEPS, precision=1e-6, seed=start)
-        for name, columns in (("stops", stops), ("paths", paths)):
+        found = {"paths": path_errors(predict, schedule, run.trajectory, steps=steps, precision=1e-6, seed=start)}
+        if with_stops:
+            found["stops"] = stop_errors(predict, schedule, run, precision=1e-6)
+        for name, columns in found.items():
             table = pd.DataFrame(columns).assign(image=lambda t: t["image"] + start)  # noqa: B023
             tables[name].append(table)
             pd.concat(tables[name]).to_parquet(save / f"{name}.parquet")
@@ -63,7 +64,9 @@ def summary(folder: Path) -> None:
     judged = stops[np.isfinite(stops["bound"]) & (stops["error"] > NOISE * stops["floor"])]
     ratio = judged["error"] / judged["bound"]
     print(f"bound judged on {len(judged)} steps: broken on {(ratio > 1).sum()} ({100 * (ratio > 1).mean():.2f} %)")
-    print("error / bound, quantiles 5, 50, 95, 99, 100 %:", ratio.quantile([0.05, 0.5, 0.95, 0.99, 1]).round(3).tolist())
+    print(
+        "error / bound, quantiles 5, 50, 95, 99, 100 %:", ratio.quantile([0.05, 0.5, 0.95, 0.99, 1]).round(3).tolist()
+    )
     print(f"stopped as converged with a true error above {TARGET}: "
           f"{((stops['status'] == 'converged') & (stops['error'] > TARGET)).sum()}")  # fmt: skip
     hard = stops[stops["status"] != "converged"]
@@ -71,12 +74,22 @@ def summary(folder: Path) -> None:
     print("error of those that did not, max:", hard["error"].max(), "photographs:", hard["image"].nunique())
     broken = judged[ratio > 1]
     print("bound broken by step:", broken["step"].value_counts().head(8).to_dict())
-    print(stops.groupby(pd.cut(stops["step"], [-1, 0, 1, 2, 4, 9, 39, 47, 48, 49]))["iteration"].mean().round(2).to_string())
+    print(
+        stops.groupby(pd.cut(stops["step"], [-1, 0, 1, 2, 4, 9, 39, 47, 48, 49]))["iteration"]
+        .mean()
+        .round(2)
+        .to_string()
+    )
 
     print("\nstep, iteration at which the median photograph passes, and the worst:")
     for name, column in (("intra", "intra"), ("inter", "inter"), ("bound", "bound"), ("true error", "error")):
         for step, part in paths.groupby("step"):
-            first = part[part[column] < TARGET].groupby("image")["iteration"].min().reindex(part["image"].unique(), fill_value=11)
+            first = (
+                part[part[column] < TARGET]
+                .groupby("image")["iteration"]
+                .min()
+                .reindex(part["image"].unique(), fill_value=11)
+            )
             print(f"{name:10s} step {step:2d}: {first.median():.0f}, worst {first.max():.0f} (11: not in ten)")
     for step, part in paths.groupby("step"):
         for name in ("intra", "inter", "bound"):
@@ -92,13 +105,15 @@ def main() -> None:
     parser.add_argument("--photos", nargs="*", default=[])
     parser.add_argument("--count", type=int, default=104)
     parser.add_argument("--schedule", default="trained")
+    parser.add_argument("--at", nargs="*", type=int, default=STEPS, help="steps whose paths are followed")
+    parser.add_argument("--only-paths", action="store_true", help="leave stops.parquet out")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--summary", type=Path)
     chosen = parser.parse_args()
     if chosen.save:
-        measure(chosen.photos, chosen.count, chosen.schedule, chosen.save)
-    if chosen.summary or chosen.save:
-        summary(chosen.summary or chosen.save)
+        measure(chosen.photos, chosen.count, chosen.schedule, chosen.at, not chosen.only_paths, chosen.save)
+    if chosen.summary:
+        summary(chosen.summary)
 
 
 if __name__ == "__main__":

@@ -35,11 +35,11 @@ def norms(file: Path) -> Figure:
         part = rows[(rows["method"] == name) & (rows["norm"] == norm)].sort_values("nfe")
         axes.plot(part["nfe"], part["psnr"], "o", linestyle=style, color=colour, label=f"{name}, {norm} norm")
         for _, row in part.iterrows():
-            axes.annotate(f"{row['tolerance']:.0e}".replace("e-0", "e-"), (row["nfe"], row["psnr"]), fontsize=6.5,
+            axes.annotate(f"{1e3 * row['tolerance']:g}e-3", (row["nfe"], row["psnr"]), fontsize=6.5,
                           xytext=(3, -8), textcoords="offset points")  # fmt: skip
     axes.set(xlabel="evaluations a photograph (50 steps)", ylabel="round-trip PSNR, dB",
              title=f"Tolerance and norm, {int(rows['photographs'].iloc[0])} photographs")  # fmt: skip
-    axes.legend()
+    axes.legend(handlelength=3.5)
     return figure
 
 

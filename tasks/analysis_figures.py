@@ -135,7 +135,7 @@ def _sensitivity(figure: Figure, c: Columns) -> None:
             labels.append(f"{setting}\n{value}" if setting == "steps" else value)
     cost.set(
         ylabel="evaluations of f a step",
-        title="certified, plain iterations, RMS 1e-3, at most 20 a step: one thing varied at a time",
+        title="certified, plain iterations, RMS 1e-3, at most 12 a step: one thing varied at a time",
     )
     missed.set(ylabel="steps not converged, %")
     missed.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=7.5)

@@ -36,7 +36,7 @@ SPACINGS: tuple[Spacing, ...] = ("leading", "trailing", "linspace")
 STARTS = {"previous": "z(t-1)", "last": "last direction", "extrapolated": "extrapolated"}
 PATH_STEPS = (0, 1, 2, 5)
 """Steps whose paths to the common fixed point are drawn."""
-SENSITIVITY_PHOTOS = 4
+SENSITIVITY_PHOTOS = 2
 
 
 def analyze(
@@ -117,7 +117,7 @@ class _Study:
         """What becomes of the photographs under other step counts, noise schedules, spacings, starts and guidance."""
         z0, tables = self.z0[:SENSITIVITY_PHOTOS], []
         for setting, value, schedule, predict, options in self._settings(len(z0)):
-            chosen = method("certified", **{"tolerance": TOLERANCE, "damping": 1.0, "max_iterations": 20} | options)
+            chosen = method("certified", **{"tolerance": TOLERANCE, "damping": 1.0, "max_iterations": 12} | options)
             found = analysis.outcomes(predict, schedule, z0, chosen)
             labels = {"setting": setting, "value": value}
             tables.append({n: np.full(len(z0), text, dtype=object) for n, text in labels.items()} | found)

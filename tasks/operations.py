@@ -246,14 +246,14 @@ def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], 
     """The dark channel prior as a baseline: thumbnails for the row, no model. Full resolution: ``dark_channel_pixels``."""
     result = dark_channel_dehaze(pixels, patch=3, radius=8)
     veil = (pixels - result.image).mean(1).clamp(0, 1)
-    shared = {"verdict": "improved", "nfe": 0, "nfe_inversion": 0, "metrics": {}, "batch_size": config.batch_size}
+    shared = {"verdict": "improved", "nfe": 0, "nfe_inversion": 0, "batch_size": config.batch_size}
     outcomes = []
     for i in range(len(pixels)):
         pictures = {
             "output": {"bytes": png(result.image[i]), "path": None},
             "haze_map": {"bytes": png(veil[i]), "path": None},
         }
-        outcomes.append(Outcome(pixels[i], result.image[i], config.strength, {**shared, **pictures}))
+        outcomes.append(Outcome(pixels[i], result.image[i], config.strength, {**shared, **pictures, "metrics": {}}))
     return outcomes, {}
 
 
