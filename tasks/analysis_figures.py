@@ -82,16 +82,21 @@ def _paths(figure: Figure, c: Columns) -> None:
     for axes, step in zip(grid.flat, steps, strict=False):
         for path in np.unique(c["path"]):
             at = (c["step"] == step) & (c["path"] == path)
-            axes.plot(c["x"][at], c["y"][at], "o-", markersize=2.5, linewidth=0.9, color=colormaps["viridis"](path / 8))
-            axes.plot(c["x"][at][0], c["y"][at][0], "o", markersize=5, color=colormaps["viridis"](path / 8))
+            colour = colormaps["viridis"](path / 8)
+            axes.plot(c["x"][at], c["y"][at], "o-", markersize=3, linewidth=0.9, color=colour)
         axes.plot(0, 0, "*", color=RED, markersize=9, zorder=5)
-        axes.set(title=f"step {step}", xlabel="first coordinate, RMS", ylabel="second coordinate, RMS")
+        # The starts lie far outside: what is left after the first iteration is what there is to see
+        after = (c["step"] == step) & (c["iteration"] >= 1)
+        reach = 1.15 * max(np.abs(c["x"][after]).max(), np.abs(c["y"][after]).max())
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), title=f"step {step}")
+        axes.set(xlabel="first coordinate, RMS", ylabel="second coordinate, RMS")
     for axes in list(grid.flat)[len(steps) :]:
         axes.set_visible(False)
     iterations = int(c["iteration"].max())
-    figure.suptitle(
-        f"Perturbed paths (large dots: starts) over {iterations} iterations, and where path 0 ends (star)", fontsize=9.5
+    title = (
+        f"Paths from z(t-1) + n, iterations 1 to {iterations}; star: where the unperturbed one ends"
     )
+    figure.suptitle(title, fontsize=9.5)
 
 
 def _first_curves(figure: Figure, c: Columns) -> None:
