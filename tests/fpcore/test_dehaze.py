@@ -60,8 +60,8 @@ def test_plain_inversion_only_for_nti_alone(shipped: Model) -> None:
 
 
 def test_default_brings_rendered_haze_closer_to_the_clear_photograph(shipped: Model) -> None:
-    from fpcore.builtin.rendered_haze import render_haze
     from flows.demo import clear_photographs
+    from fpcore.builtin.rendered_haze import render_haze
 
     chosen = [p for name, p in clear_photographs() if name in ("china", "rocket", "flower", "coffee")]
     small = [np.array(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX)) for p in chosen]
@@ -79,8 +79,8 @@ def test_round_trip_under_the_same_prompt_is_above_forty_decibels(shipped: Model
 
 
 def test_amount_of_haze_follows_the_haze(shipped: Model) -> None:
-    from fpcore.builtin.rendered_haze import render_haze
     from flows.demo import clear_photographs
+    from fpcore.builtin.rendered_haze import render_haze
 
     small = [np.array(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX)) for _, p in clear_photographs()]
     clear = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
