@@ -33,7 +33,7 @@ chaos: $(STAMP)  ## the long fault tests
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy --strict
+	$(VENV)/bin/mypy  # strict, by pyproject.toml
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -262,7 +262,7 @@ def _admit(s: _State, slots: Tensor, z0: Tensor, noise: Tensor) -> _State:
 
     def put(old: Tensor, new: Tensor | float) -> Tensor:
         out = old.clone()
-        out[slots] = new  # type: ignore[assignment]
+        out[slots] = new
         return out
 
     return replace(
