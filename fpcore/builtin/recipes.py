@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ABC):
     """Sizes of a built-in model, in diffusers' words."""
 
     image_size: int
@@ -42,13 +43,13 @@ class Recipe:
     batch_size: int
     layers_per_block: int = 1
 
+    @abstractmethod
     def words(self, crops: Crops) -> list[str]:
         """The tokenizer's whole words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
         """A batch of pixels (B, 3, S, S) in [-1, 1] and their conditions."""
-        raise NotImplementedError
 
 
 def _photographs(crops: Crops, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
