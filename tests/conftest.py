@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cloud_servers import CloudServer, run_azurite, run_gcs
 from tests.servers import S3Server, run_moto, run_seaweedfs
 
 torch.set_num_threads(1)  # small tensors gain nothing from threads, and servers and children need the other core
@@ -25,6 +26,20 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """An imitation of S3 that answers as AWS does."""
     with run_moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[CloudServer]:
+    """An imitation of Google Cloud Storage that keeps its preconditions."""
+    with run_gcs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudServer]:
+    """Microsoft's emulator of Azure Blob Storage."""
+    with run_azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
+from botocore.exceptions import ClientError
 from fsspec.asyn import sync
 
-from tasks.store.errors import InvalidLocation, NotExclusive
+from tasks.store.errors import AccessDenied, InvalidLocation, NotExclusive
 from tasks.store.retry import RetryPolicy, Vanished
 from tasks.store.uris import Location
 
@@ -210,7 +211,12 @@ class S3Backend:
     def read(self, key: str, tail: int | None = None) -> bytes:
         """GET, with the length checked."""
         extra = {} if tail is None else {"Range": f"bytes=-{tail}"}
-        reply = self._call("get_object", Key=self.prefix + key, **extra)
+        try:
+            reply = self._call("get_object", Key=self.prefix + key, **extra)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "InvalidRange":  # an empty object has no last bytes
+                return b""
+            raise
         body: bytes = reply["Body"]
         expected = reply.get("ContentLength")
         if expected is None:  # a proxy re-chunked the reply, so a cut would go unseen
@@ -251,12 +257,19 @@ class S3Backend:
 _MEMORY_LOCK = threading.Lock()
 
 
+def _client_options(scheme: str, timeout: float) -> dict[str, Any]:
+    """Options of an fsspec file system. By itself gcsfs waits for a reply without end."""
+    if scheme == "memory":
+        return {}
+    limits = {"gs": ("requests_timeout",), "az": ("connection_timeout", "read_timeout")}[scheme]
+    return {"use_listings_cache": False, "skip_instance_cache": True, **dict.fromkeys(limits, timeout)}
+
+
 class FsspecBackend:
     """Any other fsspec file system whose ``pipe_file(mode="create")`` is exclusive: gs, az; memory under a lock."""
 
-    def __init__(self, location: Location) -> None:
-        options = {} if location.scheme == "memory" else {"use_listings_cache": False}
-        self._fs = fsspec.filesystem(location.scheme, **options)
+    def __init__(self, location: Location, policy: RetryPolicy) -> None:
+        self._fs = fsspec.filesystem(location.scheme, **_client_options(location.scheme, policy.request_timeout))
         self._base = "/".join(part for part in (location.bucket, location.path.rstrip("/")) if part)
         if location.scheme == "memory":
             self._base = "/" + self._base
@@ -265,9 +278,13 @@ class FsspecBackend:
         return f"{self._base}/{key}" if self._base.strip("/") else self._base + key
 
     def read(self, key: str, tail: int | None = None) -> bytes:
-        """All bytes, or the last ``tail``."""
-        data: bytes = self._fs.cat_file(self._path(key), **({} if tail is None else {"start": -tail}))
-        return bytes(data)
+        """All bytes, or the last ``tail``, with the length checked. Azure and empty objects know no "last n bytes"."""
+        size = self.stat(key).size
+        start = 0 if tail is None else max(0, size - tail)
+        data = bytes(self._fs.cat_file(self._path(key), **({"start": start} if start else {})))
+        if len(data) < size - start:
+            raise Vanished(f"{len(data)} of {size - start} bytes arrived")
+        return data
 
     def write(self, key: str, data: bytes) -> None:
         """Replace in one request."""
@@ -321,15 +338,21 @@ def open_backend(location: Location, policy: RetryPolicy) -> Backend:
 
     Raises:
         InvalidLocation: if the package for its scheme is not installed.
+        AccessDenied: if there are no credentials for Azure.
     """
     try:
         if location.scheme == "file":
             return LocalBackend(Path(location.path))
         if location.scheme == "s3":
             return S3Backend(location, policy)
-        return FsspecBackend(location)
+        return FsspecBackend(location, policy)
     except ImportError as error:
         extra = {"gs": "gcs", "az": "azure"}.get(location.scheme, location.scheme)
         raise InvalidLocation(
             f"{location.scheme}:// needs another package: pip install 'fixpoint-diffusion[{extra}]' ({error})"
+        ) from error
+    except ValueError as error:  # adlfs looks for its credentials at once; what it says of them is not repeated
+        raise AccessDenied(
+            f"{location}: the credentials in the environment are missing or malformed; set "
+            "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
         ) from error

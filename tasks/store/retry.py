@@ -68,9 +68,12 @@ _TRANSIENT_CODES = frozenset(
 _DENIED_CODES = frozenset("ExpiredToken InvalidToken TokenRefreshRequired AuthorizationHeaderMalformed".split())
 _NETWORK_CLASSES = frozenset(
     "HTTPClientError ConnectionError FlexibleChecksumError IncompleteReadError ResponseParserError ClientError "
-    "ResponseStreamingError ReadTimeoutError URLError ServiceRequestError ServiceResponseError".split()
+    "ResponseStreamingError ReadTimeoutError URLError ServiceRequestError ServiceResponseError "
+    "JSONDecodeError ChecksumError".split()  # gcsfs meets a reply that was cut short
 )
-_CREDENTIAL_CLASSES = frozenset("NoCredentialsError PartialCredentialsError TokenRetrievalError".split())
+_CREDENTIAL_CLASSES = frozenset(
+    "NoCredentialsError PartialCredentialsError TokenRetrievalError GoogleAuthError ClientAuthenticationError".split()
+)
 
 
 def kind_of(error: BaseException) -> Kind:

@@ -1,4 +1,7 @@
-"""One contract, every kind of store: local folder, memory, moto (answers like AWS), SeaweedFS (a real server)."""
+"""One contract, every kind of store.
+
+A local folder, memory, moto (answers like AWS), SeaweedFS (a real server), fake-gcs-server; among the long tests Azurite.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import pytest
 from tasks.store import errors
 from tasks.store.objects import PutOutcome, Store, open_store, read_uri
 from tasks.store.retry import RetryPolicy
+from tests.cloud_servers import CloudServer
 from tests.servers import S3Server
 
 QUICK = RetryPolicy(attempts=5, first_delay=0.01, max_delay=0.05, budget=20, request_timeout=10)
-KINDS = ["local", "memory", "moto", "seaweedfs"]
+KINDS = ["local", "memory", "moto", "seaweedfs", "gcs", pytest.param("azurite", marks=pytest.mark.chaos)]
 NAMES = [
     "plain.jpg", "mit Leerzeichen.jpg", "100%.jpg", "a%2Fb.jpg", "ü-日本-🦊.jpg", "a#b?c.jpg", "x+y=z&.jpg",
     "a/b/c/d.jpg",
@@ -30,7 +34,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         return str(tmp_path / "a store")
     if kind == "memory":
         return f"memory://{uuid.uuid4().hex}"
-    server: S3Server = request.getfixturevalue(kind)
+    server: S3Server | CloudServer = request.getfixturevalue(kind)
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
     return server.fresh_url() + "/some prefix"
@@ -62,6 +66,15 @@ def test_a_create_never_replaces(store: Store) -> None:
     assert store.put_new("k", b"first") == PutOutcome(True, b"first")
     assert store.put_new("k", b"second") == PutOutcome(False, b"first")
     assert store.get("k") == b"first"
+
+
+def test_a_large_create_is_exclusive_too(store: Store) -> None:
+    """Above the sizes from which client libraries upload in parts."""
+    large = bytes(range(256)) * 50_000
+    assert store.put_new("large", large) == PutOutcome(True, large)
+    assert not store.put_new("large", large[::-1]).won
+    assert store.get("large") == large
+    assert store.get_tail("large", 1000) == large[-1000:]
 
 
 @pytest.mark.parametrize("key", ["race", "another/race"])
@@ -105,6 +118,10 @@ def test_tails(store: Store) -> None:
     store.put("k", b"0123456789")
     assert store.get_tail("k", 3) == b"789"
     assert store.get_tail("k", 100) == b"0123456789"
+    store.put("empty", b"")
+    assert store.get_tail("empty", 3) == b""
+    with pytest.raises(errors.NotFound):
+        store.get_tail("nope", 3)
 
 
 def test_absent_objects(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ CASES = {
         boto.ConnectionClosedError(endpoint_url="x"), boto.ResponseStreamingError(error="x"),
         aiohttp.ClientPayloadError(), aiohttp.ServerDisconnectedError(), aiohttp.ClientOSError(), TimeoutError(),
         ConnectionResetError(), http.client.IncompleteRead(b""), Vanished(), OSError(errno.ESTALE, "x"),
-        OSError(errno.EIO, "x"), HttpError(503), HttpError("500"),
+        OSError(errno.EIO, "x"), HttpError(503), HttpError("500"), json.JSONDecodeError("x", "", 0),
     ],
     Kind.PERMANENT: [
         reply(400, "InvalidArgument"), reply(405), reply(501, "NotImplemented"), OSError(errno.EINVAL, "x"),
