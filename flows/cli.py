@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows.editing_cli import register
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -198,15 +200,32 @@ def edit(
     guidance_scale: Annotated[float, typer.Option(help="classifier-free guidance weight w")] = 7.5,
     method: Annotated[str | None, typer.Option(help="inversion method")] = None,
     steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
+    blend: Annotated[
+        str | None, typer.Option(help="blend around a word of either prompt, 'cat dog'; the second is amplified")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(help="refine, replace (word by word) or remove")] = None,
+    cross_replace: Annotated[float | None, typer.Option(help="share of the steps with the source's attention")] = None,
+    self_replace: Annotated[float | None, typer.Option(help="the same for self-attention")] = None,
+    reweight: Annotated[str | None, typer.Option(help="weights of target words, 'snow=2, sky=0.5'")] = None,
+    attention_maps: Annotated[
+        bool, typer.Option(help="keep what each word attends to; see 'fixpoint attention'")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     set_: Set = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Edit photos by words: Prompt-to-Prompt on fixed-point inversions."""
+    """Edit photos by words: Prompt-to-Prompt on fixed-point inversions.
+
+    A manifest may give each photo its own prompt, target_prompt, blended_word, mask, seed, tokens, cross_replace,
+    self_replace, blend_start, blend_threshold, amplify and reweight.
+    """
     settings = settings_of(
         set_, pretrained_model_name_or_path=model, prompt=prompt, target_prompt=target, guidance=guidance,
-        guidance_scale=guidance_scale, method=method, num_inference_steps=steps,
+        guidance_scale=guidance_scale, method=method, num_inference_steps=steps, blended_word=blend, tokens=tokens,
+        cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
+        seed=seed,
     )  # fmt: skip
     run("edit", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
 
@@ -239,6 +258,9 @@ def invert(
 
 evaluations = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")
 app.add_typer(evaluations, name="evaluate")
+
+
+register(app, evaluations)
 
 
 @evaluations.command()

@@ -235,12 +235,15 @@ class AttentionMaps:
 class RecordAttention:
     """Controls nothing, records every cross-attention layer of at most ``max_tokens`` positions.
 
-    The maps stand in ``maps``, at half the latent's height and width.
+    The maps stand in ``maps``, on the latent's grid, halved until it has no more than ``max_tokens`` positions.
     """
 
     def __init__(self, latent_size: Size, max_tokens: int = 32**2) -> None:
-        self.maps = AttentionMaps(latent_size, (math.ceil(latent_size[0] / 2), math.ceil(latent_size[1] / 2)))
         self.max_tokens = max_tokens
+        size = latent_size
+        while math.prod(size) > max_tokens:
+            size = (math.ceil(size[0] / 2), math.ceil(size[1] / 2))
+        self.maps = AttentionMaps(latent_size, size)
 
     def touches(self, layer: AttentionLayer) -> bool:
         """Cross-attention on a grid small enough to keep."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from fpcore.attention import attention_layers, controlled
 from fpcore.guidance import Guidance, Predict, direction, prepare, reverse
 from fpcore.models.model import Condition, Model
 from fpcore.prompt_to_prompt import EditSettings as EditSettings
-from fpcore.prompt_to_prompt import PromptToPrompt
+from fpcore.prompt_to_prompt import PromptToPrompt, per_pair
 from fpcore.schedule import Schedule
 from fpcore.token_map import TokenMap, token_map
 
@@ -34,12 +34,18 @@ class EditResult:
     source_maps: Tensor | None = None
     target_maps: Tensor | None = None
 
+    @staticmethod
+    def cat(results: Sequence[EditResult]) -> EditResult:
+        """The pairs of several results of one size, one after the other."""
+        columns = [[getattr(r, f.name) for r in results] for f in fields(EditResult)]
+        return EditResult(*(None if c[0] is None else torch.cat(c) for c in columns))  # type: ignore[arg-type]
+
 
 def pair_maps(
     model: Model,
     sources: Sequence[str],
     targets: Sequence[str],
-    settings: EditSettings,
+    settings: EditSettings | Sequence[EditSettings],
     blend_words: Sequence[tuple[str, str] | None] | None = None,
 ) -> TokenMap:
     """The token maps of P pairs; call it on one pair to learn before any work whether it can be edited.
@@ -50,8 +56,8 @@ def pair_maps(
     length, tokenizer = model.prompt_length(), model.tokenizers[0]
     return TokenMap.cat(
         [
-            token_map(tokenizer, length, source, target, settings.tokens, pair, settings.amplify)
-            for source, target, pair in zip(sources, targets, words, strict=True)
+            token_map(tokenizer, length, source, target, s.tokens, pair, s.amplify, s.reweight)
+            for source, target, pair, s in zip(sources, targets, words, per_pair(settings, len(sources)), strict=True)
         ]
     )
 
@@ -62,7 +68,7 @@ def edit(
     latents: Tensor,
     sources: Sequence[str],
     targets: Sequence[str],
-    settings: EditSettings,
+    settings: EditSettings | Sequence[EditSettings],
     *,
     trajectory: Tensor | None = None,
     blend_words: Sequence[tuple[str, str] | None] | None = None,
@@ -72,6 +78,7 @@ def edit(
 
     Args:
         latents: (P, C, h, w) z_T, inverted under ``sources`` with this ``schedule``.
+        settings: one for all pairs, or one a pair.
         trajectory: (P, N + 1, C, h, w) the inverted path, z_0 first; needed by nti and direct-inversion.
         blend_words: per pair the word of either prompt that the edit is about, or None for no local blending.
         regions: (P, 1, h, w) bool, latent positions the edit may change.
@@ -82,7 +89,8 @@ def edit(
     device = latents.device
     tokens = pair_maps(model, sources, targets, settings, blend_words).to(device)
     source, target, empty = (model.embed(list(p)) for p in (sources, targets, [""] * len(sources)))
-    prepared = prepare(settings.guidance, settings.guidance_scale, model.predict, schedule, source, empty, trajectory)
+    shared = per_pair(settings, len(sources))[0]
+    prepared = prepare(shared.guidance, shared.guidance_scale, model.predict, schedule, source, empty, trajectory)
     size = (latents.shape[-2], latents.shape[-1])
     control = PromptToPrompt(attention_layers(model.unet), tokens, settings, len(schedule), size, regions)
     with controlled(model.unet, control):

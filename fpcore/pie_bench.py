@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -18,11 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from fpcore.masks import check_runs, decode_mask
 from fpcore.metrics import psnr
 from fpcore.perceptual import Judges, Unavailable
 
-SIDE = 512
-SEED = 1234  # of every image
 EDITING_TYPES = {
     "0": "random",
     "1": "change object",
@@ -105,7 +104,7 @@ def _read_entry(key: str, entry: Any) -> PieSample:
         words, runs = entry["blended_word"].split(), tuple(entry["mask"])
         if len(words) == 1:
             raise ValueError(f"blended_word needs a word of either prompt, not only {words[0]!r}")
-        _check_runs(runs)
+        check_runs(runs)
         source, target = (entry[f"{name}_prompt"].replace("[", "").replace("]", "") for name in ("original", "editing"))
         blend = (words[0], words[1]) if words else None
         return PieSample(key, entry["image_path"], source, target, str(entry["editing_type_id"]), blend, runs)
@@ -113,29 +112,6 @@ def _read_entry(key: str, entry: Any) -> PieSample:
         raise ValueError(f"entry {key!r} of the mapping file has no {error}") from error
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"entry {key!r} of the mapping file: {error}") from error
-
-
-def decode_mask(runs: Sequence[int], side: int = SIDE) -> Tensor:
-    """(side, side) bool from flat runs [start, length, start, length, …].
-
-    Runs past the end are cut off there; the border of one pixel is True whatever the runs say. Raises ValueError for
-    runs that are no pairs or start outside the picture.
-    """
-    _check_runs(runs, side)
-    mask = torch.zeros(side * side, dtype=torch.bool)
-    for start, length in zip(runs[::2], runs[1::2], strict=True):
-        mask[start : start + length] = True
-    mask = mask.view(side, side)
-    mask[[0, -1]] = mask[:, [0, -1]] = True
-    return mask
-
-
-def _check_runs(runs: Sequence[int], side: int = SIDE) -> None:
-    if len(runs) % 2:
-        raise ValueError(f"a mask is pairs of start and length, not {len(runs)} numbers")
-    for start, length in zip(runs[::2], runs[1::2], strict=True):
-        if not 0 <= start < side * side or length < 0:
-            raise ValueError(f"the mask's run [{start}, {length}] lies outside a picture of {side} × {side}")
 
 
 # Measures

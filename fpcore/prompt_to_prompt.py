@@ -18,12 +18,16 @@ from fpcore.attention import AttentionLayer, AttentionMaps, RecordAttention, Siz
 from fpcore.guidance import GUIDANCE_MODES, GuidanceMode
 from fpcore.token_map import TOKEN_MODES, TokenMap, TokenMode
 
+BLEND_POSITIONS = 26**2
+"""Local blending reads the finest cross-attention of at most so many positions: 16² of Stable Diffusion 1, 24² of 2."""
+
 
 @dataclass(frozen=True)
 class EditSettings:
-    """How a batch of pairs is edited; the defaults are PIE-Bench's.
+    """How a pair is edited; the defaults are PIE-Bench's.
 
-    ``guidance``, ``guidance_scale``: see ``fpcore.guidance``. ``tokens``: see ``fpcore.token_map``.
+    ``guidance``, ``guidance_scale``: see ``fpcore.guidance``. ``tokens``, ``amplify``, ``reweight``: see
+    ``fpcore.token_map``. The fields of ``SHARED`` must agree for all pairs of a batch, the others may differ.
     """
 
     guidance: GuidanceMode = "none"
@@ -35,6 +39,7 @@ class EditSettings:
     blend_start: float = 0.2  # share of the steps without local blending
     blend_threshold: float = 0.3  # of the attention map's maximum
     amplify: float = 2.0  # re-weighting of the target's blend word
+    reweight: tuple[tuple[str, float], ...] = ()  # of other words of the target
     record_maps: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +53,22 @@ class EditSettings:
                 raise ValueError(f"{name} is a share and must lie between 0 and 1, not {getattr(self, name)}")
 
 
+SHARED = ("guidance", "guidance_scale", "self_tokens", "record_maps")
+
+
+def per_pair(settings: EditSettings | Sequence[EditSettings], pairs: int) -> list[EditSettings]:
+    """The settings of each pair. Raises ValueError where there are not as many, or what pairs must share differs."""
+    each = [settings] * pairs if isinstance(settings, EditSettings) else list(settings)
+    if len(each) != pairs:
+        raise ValueError(f"there are settings for {len(each)} pairs, not for {pairs}")
+    for name in SHARED:
+        if len({getattr(s, name) for s in each}) > 1:
+            raise ValueError(
+                f"{name} must be the same for all pairs of a batch: edit the others in a batch of their own"
+            )
+    return each
+
+
 class PromptToPrompt:
     """The attention control of one edit; ``begin`` tells it the sampling step."""
 
@@ -55,34 +76,40 @@ class PromptToPrompt:
         self,
         layers: Sequence[AttentionLayer],
         tokens: TokenMap,
-        settings: EditSettings,
+        settings: EditSettings | Sequence[EditSettings],
         steps: int,
         latent_size: Size,
         regions: Tensor | None = None,
     ) -> None:
-        """``regions`` (P, 1, h, w) bool: latent positions an edit may change; None for all."""
-        self.tokens, self.settings, self.latent_size, self.regions = tokens, settings, latent_size, regions
-        self.step = 0
-        self.cross_steps = round(settings.cross_replace * steps)
-        self.self_steps = round(settings.self_replace * steps)
-        self.blend_from = round(settings.blend_start * steps)
-        self.blended = (tokens.blend_source + tokens.blend_target).sum(-1) > 0  # (P,)
-        self.blend_level = _blend_level(layers)
-        quarter = AttentionLayer("", cross=True, level=self.blend_level).grid(latent_size)
-        self.blend_maps = AttentionMaps(latent_size, quarter) if bool(self.blended.any()) else None
-        self.recorder = RecordAttention(latent_size) if settings.record_maps else None
+        """``settings``: one for all pairs, or one a pair. ``regions`` (P, 1, h, w) bool: latent positions an edit may
+        change; None for all."""
+        each = per_pair(settings, len(tokens))
+        self.tokens, self.latent_size, self.regions = tokens, latent_size, regions
+        self.self_tokens = each[0].self_tokens
+        self.cross_steps = [round(s.cross_replace * steps) for s in each]
+        self.self_steps = [round(s.self_replace * steps) for s in each]
+        self.blend_from = [round(s.blend_start * steps) for s in each]
+        self.thresholds = tokens.scale.new_tensor([s.blend_threshold for s in each]).view(-1, 1, 1, 1)
+        self.blended = ((tokens.blend_source + tokens.blend_target).sum(-1) > 0).tolist()  # (P,)
+        self.blend_level = _blend_level(layers, latent_size)
+        grid = AttentionLayer("", cross=True, level=self.blend_level).grid(latent_size)
+        self.blend_maps = AttentionMaps(latent_size, grid) if any(self.blended) else None
+        self.recorder = RecordAttention(latent_size) if each[0].record_maps else None
+        self.begin(0)
 
     def begin(self, step: int) -> None:
         """Announce the sampling step, counted from 0 at z_T."""
         self.step = step
+        self.crossing, self.owning = ([step < last for last in steps] for steps in (self.cross_steps, self.self_steps))
+        self.blending = [b and step >= first for b, first in zip(self.blended, self.blend_from, strict=True)]
 
     # Attention
 
     def touches(self, layer: AttentionLayer) -> bool:
         """Whether this layer is replaced or recorded in this step."""
         if layer.cross:
-            return self.step < self.cross_steps or self._blends(layer) or self._records(layer)
-        return self.step < self.self_steps and prod(layer.grid(self.latent_size)) <= self.settings.self_tokens
+            return any(self.crossing) or self._blends(layer) or self._records(layer)
+        return any(self.owning) and prod(layer.grid(self.latent_size)) <= self.self_tokens
 
     def attend(self, layer: AttentionLayer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention with the targets' weights edited; see the protocol for shapes."""
@@ -91,14 +118,23 @@ class PromptToPrompt:
     def _own(self, layer: AttentionLayer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The source's self-attention weights on the target's values: its queries and keys are the source's."""
         pairs = len(self.tokens)
-        query, key = (torch.cat([x[:-pairs], x[-2 * pairs : -pairs]]) for x in (query, key))
+        query, key = (
+            torch.cat([x[:-pairs], self._where(self.owning, x[-2 * pairs : -pairs], x[-pairs:])]) for x in (query, key)
+        )
         return attention(query, key, value)
+
+    @staticmethod
+    def _where(pairs: list[bool], chosen: Tensor, otherwise: Tensor) -> Tensor:
+        """Rows (P, …) of ``chosen`` for the pairs marked, of ``otherwise`` for the rest."""
+        if all(pairs):
+            return chosen
+        return torch.where(torch.tensor(pairs, device=chosen.device).view(-1, 1, 1, 1), chosen, otherwise)
 
     def _cross(self, layer: AttentionLayer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         free = len(query) - 2 * len(self.tokens)
         source, target = attention_weights(query[free:], key[free:]).chunk(2)
-        if self.step < self.cross_steps:
-            target = self.tokens.edited(source, target)
+        if any(self.crossing):
+            target = self._where(self.crossing, self.tokens.edited(source, target), target)
         weights = torch.cat([source, target])
         if self._blends(layer) and self.blend_maps is not None:
             self.blend_maps.add(layer, weights)
@@ -118,8 +154,8 @@ class PromptToPrompt:
     def blend(self, source: Tensor, target: Tensor) -> Tensor:
         """The targets (P, C, h, w) after the step: outside what the edit is about they are the sources."""
         mask = torch.ones_like(target[:, :1], dtype=torch.bool)
-        if self.blend_maps is not None and self.step >= self.blend_from:
-            mask = self._word_mask() | ~self.blended.view(-1, 1, 1, 1)
+        if any(self.blending):
+            mask = self._where(self.blending, self._word_mask(), mask)
         if self.regions is not None:
             mask = mask & self.regions
         return torch.where(mask, target, source)
@@ -134,9 +170,11 @@ class PromptToPrompt:
         heat = (maps * words[:, :, None, None]).sum(1, keepdim=True)
         heat = F.interpolate(F.max_pool2d(heat, 3, stride=1, padding=1), self.latent_size)
         peak = heat.amax((2, 3), keepdim=True)
-        return heat > self.settings.blend_threshold * peak
+        return heat > self.thresholds * peak
 
 
-def _blend_level(layers: Sequence[AttentionLayer]) -> int:
-    """The cross-attention level nearest to a quarter of the latent's size (16² of 64² in Stable Diffusion 1)."""
-    return min((abs(layer.level - 2), layer.level) for layer in layers if layer.cross)[1]
+def _blend_level(layers: Sequence[AttentionLayer], latent_size: Size) -> int:
+    """The finest cross-attention level of at most ``BLEND_POSITIONS``, or the coarsest there is."""
+    levels = sorted({layer.level: layer for layer in layers if layer.cross}.items())
+    small = [level for level, layer in levels if prod(layer.grid(latent_size)) <= BLEND_POSITIONS]
+    return min(small, default=levels[-1][0])

@@ -62,6 +62,7 @@ def token_map(
     mode: TokenMode = "refine",
     blend_words: tuple[str, str] | None = None,
     amplify: float = 2.0,
+    reweight: Sequence[tuple[str, float]] = (),
 ) -> TokenMap:
     """The map of one pair (P = 1).
 
@@ -74,8 +75,9 @@ def token_map(
         blend_words: the word in the source and the word in the target that the edit is about, for local blending;
             the target's word is amplified.
         amplify: s at the target's blend word.
+        reweight: words of the target, each with its s; they go before ``amplify``.
 
-    Raises ValueError where the mode does not fit the prompts or a blend word is not in its prompt.
+    Raises ValueError where the mode does not fit the prompts or a word is not in its prompt.
     """
     x, y = (tokenizer(p, truncation=True, max_length=length)["input_ids"] for p in (source, target))
     if mode == "replace":
@@ -88,7 +90,10 @@ def token_map(
     blends = torch.zeros(2, 1, length)
     for i, prompt in enumerate((source, target) if blend_words else ()):
         blends[i, 0, find_word(tokenizer, prompt, blend_words[i], length)] = 1  # type: ignore[index]
-    return TokenMap(matrix[None], kept[None], 1 + (amplify - 1) * blends[1], blends[0], blends[1])
+    scale = 1 + (amplify - 1) * blends[1]
+    for word, factor in reweight:
+        scale[0, find_word(tokenizer, target, word, length)] = factor
+    return TokenMap(matrix[None], kept[None], scale, blends[0], blends[1])
 
 
 # The three kinds of map
@@ -186,7 +191,7 @@ def find_word(tokenizer: Any, prompt: str, word: str, length: int) -> list[int]:
     words, tokens = prompt.split(), word_tokens(tokenizer, prompt, length)
     found = [p for w, positions in zip(words, tokens, strict=True) if _bare(w) in wanted for p in positions]
     if not found:
-        raise ValueError(f"the blend word {word!r} is not in the prompt {prompt!r}, or past the tokens the model reads")
+        raise ValueError(f"the word {word!r} is not in the prompt {prompt!r}, or past the tokens the model reads")
     return found
 
 

@@ -52,6 +52,18 @@ class RunConfig(BaseModel):
     target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the variant's own")
     guidance: GuidanceMode = Field("none", description="how the guidance mismatch is handled when editing")
     guidance_scale: float = Field(1.0, ge=0, le=30, description="classifier-free guidance weight w")
+    tokens: Literal["refine", "replace", "remove"] = Field(
+        "refine", description="editing: how the prompts' tokens are matched; replace is word by word"
+    )
+    cross_replace: float = Field(0.4, ge=0, le=1, description="editing: share of the steps with the source's attention")
+    self_replace: float = Field(0.6, ge=0, le=1, description="editing: the same for self-attention")
+    blended_word: str | None = Field(None, description="editing: a word of either prompt, 'cat dog', to blend around")
+    blend_start: float = Field(0.2, ge=0, le=1, description="editing: share of the steps before blending starts")
+    blend_threshold: float = Field(0.3, ge=0, le=1, description="editing: share of a word map's peak that counts as it")
+    amplify: float = Field(2.0, description="editing: weight of the target's blend word")
+    reweight: str = Field("", description="editing: weights of other target words, 'snow=2, sky=0.5'")
+    masks: bool = Field(True, description="editing: a mask in the manifest bounds the change")
+    attention_maps: bool = Field(False, description="editing: keep a picture of what each word attends to")
     strength: float = Field(1.0, ge=0, le=1, description="share of the edit that is applied")
     batch_size: int = Field(8, ge=1, le=4096, description="images in flight on the device")
     on_oom: Literal["halve", "fail"] = Field("halve", description="when the device runs out of memory")

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from tasks.store.schema import STAGES, shard_schema
 from tasks.tables import IMAGES, STEPS
 
-_UNREAD = {"latent", "latent_shape", "output", "haze_map"}
+_UNREAD = {"latent", "latent_shape", "output", "haze_map", "reconstruction", "attention_map"}
 SHARD_COLUMNS = tuple(name for name in shard_schema().names if name not in _UNREAD)
 """What the tables are made from. Latents and pictures are never read."""
 

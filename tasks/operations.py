@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from fpcore.criteria import Status
 from fpcore.dark_channel import dehaze as dark_channel_dehaze
 from fpcore.dehaze import DehazeSettings, Stopwatch, dehaze
-from fpcore.edit import edit
+from fpcore.edit import EditResult, edit, pair_maps
 from fpcore.halving import Halving
 from fpcore.invert import Cancelled, Inversion, invert
 from fpcore.methods import Method, method
@@ -25,7 +26,9 @@ from fpcore.prompt_to_prompt import EditSettings
 from fpcore.sample import sample
 from fpcore.schedule import Schedule
 from fpcore.verdict import judge
+from tasks.attention_pictures import attention_picture
 from tasks.config import RunConfig
+from tasks.edit_options import described
 from tasks.photos import Pixels
 
 Stop = Callable[[], bool] | None
@@ -49,12 +52,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What each of M photos is to become: prompts (the manifest's or the run's), blend words and seeds."""
+    """What each of M photos is to become: prompts (the manifest's or the run's), blend words, seeds, and the settings
+    of its edit. ``regions`` (M, 1, H, W): 1 at the pixels that may change; None for all of all photos."""
 
     prompts: list[str]
-    targets: list[str]
+    targets: list[str | None]
     blend_words: list[tuple[str, str] | None]
     seeds: list[int]
+    edits: list[EditSettings]
+    regions: Tensor | None = None
+
+    def of(self, rows: Sequence[int]) -> Wishes:
+        """Those of some photos."""
+        lists = {f.name: [getattr(self, f.name)[i] for i in rows] for f in fields(self) if f.name != "regions"}
+        return Wishes(**lists, regions=None if self.regions is None else self.regions[list(rows)])
 
 
 def inversion_method(config: RunConfig) -> Method:
@@ -185,7 +196,35 @@ def run_invert(
 def run_edit(
     model: Model, config: RunConfig, pixels: Tensor, wishes: Wishes, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
-    """Prompt-to-Prompt from each photo's source prompt to its target prompt, under the run's guidance mode."""
+    """Prompt-to-Prompt from each photo's source prompt to its target prompt, under the run's guidance mode.
+
+    A photo whose prompts or words do not fit fails alone, before anything is evaluated for it.
+    """
+    refused = [_refusal(model, wishes, i) for i in range(len(pixels))]
+    able = [i for i, reason in enumerate(refused) if reason is None]
+    done, seconds = _edit(model, config, pixels[able], wishes.of(able), should_stop) if able else ([], {})
+    outcomes = iter(done)
+    return [
+        next(outcomes) if reason is None else Outcome(pixels[i], pixels[i], 0.0, {}, ("unfit-prompts", reason))
+        for i, reason in enumerate(refused)
+    ], seconds
+
+
+def _refusal(model: Model, wishes: Wishes, i: int) -> str | None:
+    """Why photo ``i`` cannot be edited, as a sentence."""
+    target = wishes.targets[i]
+    if target is None:
+        return "Nothing says what the photo is to show: give --target, or a column target_prompt in the manifest."
+    try:
+        pair_maps(model, [wishes.prompts[i]], [target], wishes.edits[i], [wishes.blend_words[i]])
+    except ValueError as error:
+        return f"The edit does not fit its prompts: {error}."
+    return None
+
+
+def _edit(
+    model: Model, config: RunConfig, pixels: Tensor, wishes: Wishes, should_stop: Stop
+) -> tuple[list[Outcome], dict[str, float]]:
     watch = Stopwatch()
     schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
     latents, condition = model.encode(pixels * 2 - 1), model.embed(wishes.prompts)
@@ -194,35 +233,62 @@ def run_edit(
     needs_path = config.guidance in ("nti", "direct-inversion")
     inversion = _invert(predict, model, config, schedule, latents, wishes, should_stop, trajectory=needs_path)
     watch("invert")
-    settings = EditSettings(guidance=config.guidance, guidance_scale=config.guidance_scale)
-    target, nfe = torch.empty_like(latents), []
-    for part in torch.arange(len(latents)).split(config.batch_size):
-        if should_stop is not None and should_stop():
-            raise Cancelled("stopped between two batches")
-        rows = part.tolist()
-        edited = edit(
-            model, schedule, inversion.latents[part], [wishes.prompts[i] for i in rows], [wishes.targets[i] for i in rows],
-            settings, blend_words=[wishes.blend_words[i] for i in rows],
-            trajectory=None if inversion.trajectory is None else inversion.trajectory[part],
-        )  # fmt: skip
-        target[part] = edited.target
-        nfe += edited.nfe.tolist()
+    edited = _edit_pairs(model, schedule, inversion, wishes, predict.rows or config.batch_size, should_stop)
     watch("sample")
-    result = (model.decode(target).cpu() + 1) / 2
+    result, source = ((model.decode(z).cpu() + 1) / 2 for z in (edited.target, edited.source))
     watch("decode")
     moved = structure_distance(result.clamp(0, 1), pixels.cpu())
+    kept = psnr(source.clamp(0, 1), pixels.cpu())
     outcomes = []
     for i in range(len(pixels)):
         columns = {
             **_inversion_columns(config, schedule, inversion, i),
             "prompt": wishes.prompts[i],
             "target_prompt": wishes.targets[i],
-            "nfe": inversion.nfe[i] + int(nfe[i]),
-            "metrics": {"structure_distance": float(moved[i])},
+            "edit_settings": described(wishes.edits[i], wishes.blend_words[i]),
+            "nfe": inversion.nfe[i] + int(edited.nfe[i]),
+            "metrics": {"structure_distance": float(moved[i]), "psnr_reconstruction": float(kept[i])},
             "batch_size": predict.rows or config.batch_size,
         }
+        if bool(source[i].isfinite().all()):
+            columns["reconstruction"] = {"bytes": png(source[i]), "path": None}
+        if edited.source_maps is not None and edited.target_maps is not None:
+            prompts = (wishes.prompts[i], wishes.targets[i] or "")
+            picture = attention_picture(model, prompts, (edited.source_maps[i], edited.target_maps[i]))
+            columns["attention_map"] = {"bytes": picture, "path": None}
         outcomes.append(_outcome(inversion.status[i], pixels[i], result[i], 1.0, columns, "model-size"))
     return outcomes, watch.seconds
+
+
+def _edit_pairs(
+    model: Model, schedule: Schedule, inversion: Inversion, wishes: Wishes, size: int, should_stop: Stop
+) -> EditResult:
+    """Edit all pairs, ``size`` at a time; half as many once the device has run out of memory."""
+    parts: list[EditResult] = []
+    start, count = 0, len(inversion.latents)
+    while start < count:
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped between two batches")
+        rows = range(start, min(start + size, count))
+        try:
+            parts.append(_edit_rows(model, schedule, inversion, wishes.of(rows), list(rows)))
+            start = rows.stop
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = (size + 1) // 2
+    return EditResult.cat(parts)
+
+
+def _edit_rows(model: Model, schedule: Schedule, inversion: Inversion, wishes: Wishes, rows: list[int]) -> EditResult:
+    latents, path = inversion.latents[rows], inversion.trajectory
+    regions = None
+    if wishes.regions is not None:
+        regions = F.adaptive_max_pool2d(wishes.regions, latents.shape[-2:]).to(latents.device) > 0
+    return edit(
+        model, schedule, latents, wishes.prompts, [target or "" for target in wishes.targets], wishes.edits,
+        blend_words=wishes.blend_words, regions=regions, trajectory=None if path is None else path[rows],
+    )  # fmt: skip
 
 
 def _invert(

@@ -21,12 +21,14 @@ import torch
 
 from fpcore.criteria import Status
 from fpcore.invert import Cancelled
+from fpcore.masks import SIDE, decode_mask
 from fpcore.metrics import psnr, ssim
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size, pad
 from fpcore.render import render
 from fpcore.schedule import Schedule
 from tasks.config import RunConfig
+from tasks.edit_options import blend_pair, edit_settings
 from tasks.load import Loaded, load
 from tasks.models import model_for
 from tasks.operations import (
@@ -151,7 +153,7 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     pixels = torch.from_numpy(np.stack([model_input(item.photo, group.size) for item in group.photos if item.photo]))
     prepared = perf_counter() - clock
     try:
-        outcomes, seconds = _operate(config, model, pixels, _wishes(group.photos, config), should_stop)
+        outcomes, seconds = _operate(config, model, pixels, _wishes(group.photos, config, group.size), should_stop)
     except torch.OutOfMemoryError:
         if config.on_oom == "fail":
             raise
@@ -167,16 +169,28 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     return list(outcomes)
 
 
-def _wishes(photos: list[Loaded], config: RunConfig) -> Wishes:
-    """Each photo's prompts and seed: its own from the manifest, else the run's."""
+def _wishes(photos: list[Loaded], config: RunConfig, size: tuple[int, int]) -> Wishes:
+    """Each photo's prompts, seed and settings: its own from the manifest, else the run's."""
     planned = [item.planned for item in photos]
-    words = [tuple((row["blended_word"] or "").split()) for row in planned]
     return Wishes(
         [row["prompt"] or config.prompt or "" for row in planned],
-        [row["target_prompt"] or config.target_prompt or "" for row in planned],
-        [(pair[0], pair[1]) if len(pair) == 2 else None for pair in words],
+        [row["target_prompt"] or config.target_prompt for row in planned],
+        [blend_pair(row["blended_word"] or config.blended_word) for row in planned],
         [seed_of(config, item.image_id, item.planned["seed"]) for item in photos],
+        [edit_settings(config, row["edit_settings"]) for row in planned],
+        _regions([row["mask"] for row in planned], size) if config.masks else None,
     )
+
+
+def _regions(masks: list[list[int] | None], size: tuple[int, int]) -> torch.Tensor | None:
+    """(M, 1, H, W): 1 where a photo's mask lets it change, everywhere for a photo without one. None if none has one."""
+    if not any(mask is not None for mask in masks):
+        return None
+    pictures = torch.ones(len(masks), 1, SIDE, SIDE)
+    for picture, mask in zip(pictures, masks, strict=True):
+        if mask is not None:
+            picture[0] = decode_mask(mask, border=False)
+    return torch.nn.functional.adaptive_max_pool2d(pictures, size)
 
 
 def _operate(
@@ -193,6 +207,8 @@ def _operate(
         outcomes, seconds = run_dehaze(model, config, padded, should_stop)
     else:
         operation = run_invert if config.operation == "invert" else run_edit
+        if wishes.regions is not None:
+            wishes = replace(wishes, regions=pad(wishes.regions, model))
         outcomes, seconds = operation(model, config, padded, wishes, should_stop)
     return [
         replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes

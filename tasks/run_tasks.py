@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from tasks.config import RunConfig
+from tasks.edit_options import blend_pair, edit_settings
 from tasks.models import model_for
 from tasks.operations import inversion_method
 from tasks.process import process_shard, versions
@@ -39,6 +40,8 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
 def check(config: RunConfig) -> None:
     """Raise ValueError now for a model or method that would fail every shard later."""
     inversion_method(config)
+    edit_settings(config)
+    blend_pair(config.blended_word)
     if config.operation != "dehaze" or config.dehaze_variant != "dcp":
         model_for(config)
 

@@ -10,8 +10,13 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+import torch
+from PIL import Image
 
+from fpcore.masks import SIDE, check_runs, encode_mask
+from tasks.edit_options import blend_pair, own_options
 from tasks.store.errors import NotFound
 from tasks.store.objects import open_store, read_uri
 from tasks.store.uris import parse
@@ -21,7 +26,8 @@ PHOTO_SUFFIXES = {
     ".gif", ".bmp", ".heic", ".heif", ".avif", ".jp2",  # listed so that each gets a row that says what is wrong
 }  # fmt: skip
 MANIFEST_SUFFIXES = {".csv", ".jsonl", ".parquet", ".json"}
-COLUMNS = ("prompt", "target_prompt", "blended_word", "mask", "editing_type", "seed")
+COLUMNS = ("prompt", "target_prompt", "blended_word", "editing_type")
+PIE_BENCH_SEED = 1234  # the benchmark's, of every image
 ALIASES = {
     "source_prompt": "prompt",
     "original_prompt": "prompt",
@@ -97,10 +103,36 @@ def _manifest(source: str, suffix: str, allow_http: bool) -> Iterator[dict[str, 
         absolute = "://" in str(where) or str(where).startswith("/")
         uri = str(where) if absolute else "/".join(filter(None, [base, str(where)]))
         key = str(line.get("key", PurePosixPath(str(where)).name if absolute else where))
-        extra = {name: line[name] for name in COLUMNS if name in line}
-        if "seed" in extra:
-            extra["seed"] = int(extra["seed"])
+        try:
+            extra = _wishes(line, base, allow_http)
+        except (TypeError, ValueError, OSError) as error:
+            raise ValueError(f"{source}, entry {number}: {error}") from error
         yield {"key": key, "uri": str(parse(uri, allow_http=allow_http)), **extra}
+
+
+def _wishes(line: dict[str, Any], base: str, allow_http: bool) -> dict[str, Any]:
+    """What a line says of its photo besides where it is, in ``PLAN``'s columns."""
+    extra = {name: line[name] for name in COLUMNS if name in line}
+    blend_pair(extra.get("blended_word"))
+    if "seed" in line:
+        extra["seed"] = int(line["seed"])
+    if "mask" in line:
+        extra["mask"] = _mask(line["mask"], base, allow_http)
+    if own := own_options(line):
+        extra["edit_settings"] = own
+    return extra
+
+
+def _mask(given: Any, base: str, allow_http: bool) -> list[int]:
+    """Runs as they are or as JSON, or those of a black and white picture, whose white may change."""
+    if isinstance(given, str) and not given.lstrip().startswith("["):
+        uri = given if "://" in given or given.startswith("/") else "/".join(filter(None, [base, given]))
+        with Image.open(io.BytesIO(read_uri(uri, allow_http=allow_http))) as picture:
+            small = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        return encode_mask(torch.from_numpy(np.array(small)) > 127)
+    runs = [int(n) for n in (json.loads(given) if isinstance(given, str) else given)]
+    check_runs(runs)
+    return runs
 
 
 def _lines(data: bytes, suffix: str, source: str) -> Iterator[dict[str, Any]]:
@@ -131,4 +163,5 @@ def _pie_bench(mapping: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "blended_word": entry.get("blended_word") or None,
             "mask": entry.get("mask"),
             "editing_type": str(entry.get("editing_type_id", "")) or None,
+            "seed": PIE_BENCH_SEED,
         }

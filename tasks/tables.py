@@ -9,7 +9,17 @@ from tasks.store.schema import PLAN, SCHEMA_VERSION, STAGES, STEP, shard_schema
 TABLES_VERSION = 1
 """Raised when a table's columns change meaning; ``aggregate`` then rebuilds what older versions wrote."""
 
-_HEAVY = {"latent", "latent_shape", "output", "haze_map", "steps", "metrics", "timings"}
+_HEAVY = {
+    "latent",
+    "latent_shape",
+    "output",
+    "haze_map",
+    "reconstruction",
+    "attention_map",
+    "steps",
+    "metrics",
+    "timings",
+}
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:

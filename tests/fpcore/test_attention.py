@@ -156,7 +156,7 @@ def test_adapters_and_masks_are_refused(unet: UNet2DConditionModel) -> None:
 
 
 def test_maps_are_means_over_heads_and_layers() -> None:
-    record = RecordAttention((8, 8))
+    record = RecordAttention((8, 8), max_tokens=16)
     fine, coarse = AttentionLayer("a", True, 1), AttentionLayer("b", True, 2)
     weights = torch.zeros(1, 2, 16, 3)
     weights[0, 0, :, 0], weights[0, 1, :, 1] = 1, 1  # one head looks at token 0, the other at token 1

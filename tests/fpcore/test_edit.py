@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,12 +134,13 @@ def test_other_families_are_edited_alike(build: Callable[[Path], Path], tmp_path
     equal = edit(model, few, z, SOURCES[:1], SOURCES[:1], everywhere)
     assert close(equal.target, equal.source)
     assert equal.source_maps is not None
-    assert close(equal.source_maps.sum(1), torch.ones(1, 8, 6))
+    assert close(equal.source_maps.sum(1), torch.ones(1, *SIZE))
 
 
 def controls(model: Model, settings: EditSettings, pairs: int = 3, **options: object) -> PromptToPrompt:
     tokens = options.pop("tokens", None) or pair_maps(model, SOURCES[:pairs], TARGETS[:pairs], settings)
-    return PromptToPrompt(attention_layers(model.unet), tokens, settings, 5, SIZE, **options)  # type: ignore[arg-type]
+    size = options.pop("size", SIZE)
+    return PromptToPrompt(attention_layers(model.unet), tokens, settings, 5, size, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cross", [True, False])
@@ -213,6 +215,30 @@ def test_a_broken_pair_is_a_value_and_harms_nobody(model: Model, schedule: Sched
     assert torch.equal(result.target[[0, 2]], good.target[[0, 2]])
 
 
+def test_each_pair_may_have_settings_of_its_own(model: Model, schedule: Schedule, latents: Tensor) -> None:
+    """Three pairs under three settings in one batch are what each is in a batch under its settings alone."""
+    words = [("cat", "dog"), None, ("fog", "clear")]
+    each = [
+        EditSettings(cross_replace=1, self_replace=0, blend_threshold=0.999),
+        EditSettings(cross_replace=0, self_replace=1),
+        EditSettings(cross_replace=0.7, blend_start=0.6, blend_threshold=0.9, reweight=(("mountain", 4),)),
+    ]
+    mixed = edit(model, schedule, latents, SOURCES, TARGETS, each, blend_words=words)
+    for i, settings in enumerate(each):
+        uniform = [replace(settings, reweight=s.reweight) for s in each]
+        alike = edit(model, schedule, latents, SOURCES, TARGETS, uniform, blend_words=words)
+        assert close(mixed.target[i], alike.target[i])
+        assert not close(mixed.target[i - 1], alike.target[i - 1], 1e-3)
+
+
+def test_what_pairs_must_share_is_checked(model: Model, schedule: Schedule, latents: Tensor) -> None:
+    each = [EditSettings(), EditSettings(), EditSettings("npi")]
+    with pytest.raises(ValueError, match="guidance must be the same for all pairs of a batch"):
+        edit(model, schedule, latents, SOURCES, TARGETS, each)
+    with pytest.raises(ValueError, match="settings for 2 pairs, not for 3"):
+        edit(model, schedule, latents, SOURCES, TARGETS, each[:2])
+
+
 # Local blending, regions, maps
 
 
@@ -228,22 +254,33 @@ def test_outside_the_blended_words_the_target_is_the_source(model: Model, schedu
 def test_blend_mask_by_hand(model: Model) -> None:
     settings = EditSettings(blend_start=0.4)
     tokens = pair_maps(model, SOURCES[:2], TARGETS[:2], settings, [("cat", "dog"), None])
-    control = controls(model, settings, tokens=tokens)
-    assert control.blend_level == 2
+    control = controls(model, settings, tokens=tokens, size=(32 * 4, 32 * 3))
     assert control.blend_maps is not None
-    weights = torch.zeros(4, 1, 12, 77)  # a 4×3 grid; rows are source 0, source 1, target 0, target 1
-    weights[0, :, 0, 5], weights[2, :, 11, 5] = 1, 0.5  # "cat" in the top left corner, "dog" in the bottom right
-    weights[2, :, 4, 5] = 0.1  # below 0.3 of its own maximum
-    control.blend_maps.add(AttentionLayer("a", True, 2), weights)
-    zeros, ones = torch.zeros(2, 4, *SIZE), torch.ones(2, 4, *SIZE)
+    assert control.blend_maps.size == (16, 12)
+    weights = torch.zeros(4, 1, 192, 77)  # rows are source 0, source 1, target 0, target 1
+    weights[0, :, 0, 5], weights[2, :, 191, 5] = 1, 0.5  # "cat" in the top left corner, "dog" in the bottom right
+    weights[2, :, 90, 5] = 0.1  # below 0.3 of its own maximum
+    control.blend_maps.add(AttentionLayer("a", True, 3), weights)
+    zeros, ones = torch.zeros(2, 4, 128, 96), torch.ones(2, 4, 128, 96)
     control.begin(1)
     assert torch.equal(control.blend(zeros, ones), ones), "not before 40 % of the steps"
     control.begin(2)
     blended = control.blend(zeros, ones)
-    expected = torch.zeros(4, 3)
-    expected[0:2, 0:2] = expected[2:4, 1:3] = 1  # each corner and its neighbours
-    assert torch.equal(blended[0, 0], expected.repeat_interleave(4, 0).repeat_interleave(4, 1))
+    expected = torch.zeros(16, 12)
+    expected[0:2, 0:2] = expected[14:16, 10:12] = 1  # each corner and its neighbours
+    assert torch.equal(blended[0, 0], expected.repeat_interleave(8, 0).repeat_interleave(8, 1))
     assert torch.equal(blended[1], ones[1])
+
+
+@pytest.mark.parametrize(
+    ("latent", "level"), [((64, 64), 2), ((48, 80), 2), ((96, 96), 2), ((8, 8), 0), ((16, 12), 0), ((512, 512), 3)]
+)
+def test_blending_reads_a_grid_of_some_sixteen_positions_a_side(
+    model: Model, latent: tuple[int, int], level: int
+) -> None:
+    """16² of Stable Diffusion 1, 24² of 2 at 768 pixels, everything of a small latent, the coarsest of a huge one."""
+    settings = EditSettings()
+    assert controls(model, settings, size=latent).blend_level == level
 
 
 def test_regions_bound_the_edit(model: Model, schedule: Schedule, latents: Tensor) -> None:
@@ -259,8 +296,8 @@ def test_maps_are_recorded_after_the_replacement(model: Model, schedule: Schedul
     result = edit(model, schedule, latents, SOURCES, SOURCES, settings)
     assert result.source_maps is not None
     assert result.target_maps is not None
-    assert result.source_maps.shape == (3, 77, 8, 6)
-    assert close(result.source_maps.sum(1), torch.ones(3, 8, 6))
+    assert result.source_maps.shape == (3, 77, *SIZE)
+    assert close(result.source_maps.sum(1), torch.ones(3, *SIZE))
     assert close(result.target_maps, result.source_maps)
     silent = edit(model, schedule, latents, SOURCES, SOURCES, EditSettings())
     assert silent.source_maps is None

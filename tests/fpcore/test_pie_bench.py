@@ -17,13 +17,13 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from fpcore.builtin.text import build_tokenizer
+from fpcore.masks import decode_mask, encode_mask
 from fpcore.perceptual import ClipScore, DinoStructure, Judges, Lpips, Unavailable, load_judges, squeezenet_features
 from fpcore.pie_bench import (
     METRICS,
     PUBLISHED,
     Measure,
     PieSample,
-    decode_mask,
     mean,
     means_by_type,
     measure,
@@ -124,6 +124,15 @@ def test_runs_past_the_end_are_cut_off_and_the_border_is_always_set() -> None:
     assert inside.tolist() == [[5, 7], [5, 8], [5, 9]]
     assert int(decode_mask([]).sum()) == 4 * 511
     assert decode_mask([0, 10**9]).all()
+
+
+def test_masks_of_pictures_become_runs_and_come_back() -> None:
+    drawn = ["#....#", "......", ".##...", "###..#", "#.....", ".....#"]
+    mask = torch.tensor([[c == "#" for c in row] for row in drawn])
+    assert encode_mask(mask) == [0, 1, 5, 1, 13, 2, 18, 3, 23, 2, 35, 1], "a run may go on in the next row"
+    assert torch.equal(decode_mask(encode_mask(mask), side=6, border=False), mask)
+    assert encode_mask(torch.zeros(6, 6, dtype=torch.bool)) == []
+    assert encode_mask(torch.ones(6, 6, dtype=torch.bool)) == [0, 36]
 
 
 # Background measures

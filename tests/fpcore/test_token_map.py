@@ -89,6 +89,8 @@ def test_blend_words_are_marked_and_amplified(tokenizer: Any) -> None:
     assert tokens.blend_source[0].nonzero().flatten().tolist() == [3, 4], "cat and its comma"
     assert tokens.blend_target[0].nonzero().flatten().tolist() == [3]
     assert tokens.scale[0].tolist() == [1, 1, 1, 3] + [1] * 8
+    weighted = token_map(tokenizer, L, "a cat", "a clear dog", "refine", ("cat", "dog"), 3, [("clear", 0.5), ("a", -1)])
+    assert weighted.scale[0].tolist() == [1, -1, 0.5, 3] + [1] * 8
     plain = token_map(tokenizer, L, "a cat", "a dog")
     assert plain.blend_source.sum() == plain.blend_target.sum() == 0
     assert torch.equal(plain.scale, torch.ones(1, L))
