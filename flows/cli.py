@@ -166,6 +166,12 @@ def dehaze(
     steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
     tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
     strength: Annotated[float | None, typer.Option(help="share of the edit to apply, 0 to 1")] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="folder of region masks under the same names (or .png): white is dehazed")
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="folder of depth maps under the same names (or .png), white far: prior-weighted")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="images in flight on the device")] = None,
     shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
@@ -184,6 +190,7 @@ def dehaze(
     settings = settings_of(
         set_, pretrained_model_name_or_path=model, dehaze_variant=variant, method=baseline, num_inference_steps=steps,
         tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
+        mask_folder=masks, depth_folder=depth,
     )  # fmt: skip
     execution = {"reference": reference, "max_failed_fraction": max_failed, "report": report}
     run("dehaze", source, output, settings, execution, as_json, verbose)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
@@ -65,6 +65,10 @@ class RunConfig(BaseModel):
     masks: bool = Field(True, description="editing: a mask in the manifest bounds the change")
     attention_maps: bool = Field(False, description="editing: keep a picture of what each word attends to")
     strength: float = Field(1.0, ge=0, le=1, description="share of the edit that is applied")
+    mask_folder: str | None = Field(None, description="folder of region masks by the photos' names: white is edited")
+    depth_folder: str | None = Field(
+        None, description="folder of depth maps by the photos' names, white far away, for prior-weighted"
+    )
     batch_size: int = Field(8, ge=1, le=4096, description="images in flight on the device")
     on_oom: Literal["halve", "fail"] = Field("halve", description="when the device runs out of memory")
     seed: int = Field(0, ge=0, description="seed of everything drawn")
@@ -76,6 +80,16 @@ class RunConfig(BaseModel):
     save_steps: bool = Field(True, description="keep per-step loss rows in the shards")
     provenance: bool = Field(True, description="write into each picture what was done to it")
     max_pixels: int = Field(200_000_000, ge=1, description="largest photo accepted, in pixels")
+
+    @model_validator(mode="after")
+    def _maps_that_are_used(self) -> RunConfig:
+        if self.depth_folder is not None and (self.operation, self.dehaze_variant) != ("dehaze", "prior-weighted"):
+            raise ValueError(
+                "depth maps are read by the variant prior-weighted only: choose it or leave depth_folder out"
+            )
+        if self.mask_folder is not None and self.operation != "dehaze":
+            raise ValueError("a region mask limits dehazing only: leave mask_folder out")
+        return self
 
     def identity(self) -> dict[str, Any]:
         """What decides the results and therefore belongs to the output: all but ``WHERE``."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from tasks.companions import Grey, read_companion, resized
 from tasks.photo_formats import PhotoError
 from tasks.photos import Photo, PhotoLimits, decode_photo
 from tasks.store.errors import StoreError
@@ -21,6 +22,9 @@ class Loaded:
     image_id: str | None = None
     source_size: int | None = None
     photo: Photo | None = None
+    mask: Grey | None = None
+    """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
+    depth: Grey | None = None
     error: tuple[str, str] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
@@ -28,11 +32,20 @@ class Loaded:
 
     def fail(self, code: str, message: str) -> None:
         """Give up on this photo; its neighbours go on."""
-        self.error, self.photo = (code, message), None
+        self.error, self.photo, self.mask, self.depth = (code, message), None, None, None
 
 
-def load(planned: dict[str, Any], limits: PhotoLimits, *, allow_http: bool = False) -> Loaded:
-    """Read and decode one photo. Whatever is wrong with it becomes its ``error``.
+def load(
+    planned: dict[str, Any],
+    limits: PhotoLimits,
+    *,
+    allow_http: bool = False,
+    masks: str | None = None,
+    depths: str | None = None,
+) -> Loaded:
+    """Read and decode one photo, its mask and its depth map where folders of them are given.
+
+    Whatever is wrong becomes the photo's ``error``.
 
     Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
     """
@@ -40,7 +53,12 @@ def load(planned: dict[str, Any], limits: PhotoLimits, *, allow_http: bool = Fal
     try:
         data = read_uri(planned["uri"], allow_http=allow_http)
         loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
-        loaded.photo = decode_photo(data, limits)
+        photo = decode_photo(data, limits)
+        if masks is not None:
+            loaded.mask = resized(read_companion(masks, planned["key"], "mask", limits), photo.size)
+        if depths is not None:
+            loaded.depth = read_companion(depths, planned["key"], "depth map", limits)
+        loaded.photo = photo
     except PhotoError as error:
         loaded.fail(error.code, str(error))
     except MemoryError:

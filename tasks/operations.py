@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -106,9 +107,12 @@ def step_rows(inversion: Inversion, schedule: Schedule, image: int) -> list[dict
 
 
 def run_dehaze(
-    model: Model, config: RunConfig, pixels: Tensor, should_stop: Stop
+    model: Model, config: RunConfig, pixels: Tensor, prior: Tensor | None, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
-    """Dehaze (M, 3, H, W) in [0, 1]; outcomes in order, and seconds by stage."""
+    """Dehaze (M, 3, H, W) in [0, 1]; outcomes in order, and seconds by stage.
+
+    ``prior`` (M, 1, H, W) in [0, 1]: depth maps for ``prior-weighted``; None = the dark channel.
+    """
     settings = DehazeSettings(
         variant=config.dehaze_variant,  # type: ignore[arg-type]
         method=inversion_method(config),
@@ -119,7 +123,7 @@ def run_dehaze(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    dehazed = dehaze(model, pixels, settings, should_stop=should_stop)
+    dehazed = dehaze(model, pixels, settings, prior=prior, should_stop=should_stop)
     schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
     verdicts = judge(pixels, dehazed.result, dehazed.amount)
     outcomes = []
@@ -323,12 +327,16 @@ def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], 
     return outcomes, {}
 
 
-def dark_channel_pixels(pixels: Pixels) -> Pixels:
-    """(H, W, 3) uint8 or uint16 dehazed by the dark channel prior at its own resolution; the same type comes back."""
+def dark_channel_pixels(pixels: Pixels, strength: float = 1.0, mask: npt.NDArray[np.float32] | None = None) -> Pixels:
+    """(H, W, 3) uint8 or uint16 dehazed by the dark channel prior at its own resolution; the same type comes back.
+
+    ``strength`` and ``mask`` (H, W), in [0, 1], interpolate between the photograph and the result.
+    """
     peak = np.iinfo(pixels.dtype).max
     picture = torch.from_numpy(pixels.astype(np.float32) / peak).permute(2, 0, 1)
     clear = dark_channel_dehaze(picture).image[0].permute(1, 2, 0).numpy()
-    rounded = (clear * peak).round()
+    share = strength if mask is None else strength * mask[..., None]
+    rounded: npt.NDArray[np.float32] = (pixels + share * (clear * peak - pixels)).round()
     return rounded.astype(np.uint8) if pixels.dtype == np.uint8 else rounded.astype(np.uint16)
 
 

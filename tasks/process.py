@@ -27,6 +27,7 @@ from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size, pad
 from fpcore.render import render
 from fpcore.schedule import Schedule
+from tasks.companions import resized
 from tasks.config import RunConfig
 from tasks.edit_options import blend_pair, edit_settings
 from tasks.load import Loaded, load
@@ -114,12 +115,13 @@ def process_shard(
     }
 
 
-def _prefetched(rows: list[dict[str, Any]], limits: PhotoLimits) -> Iterator[Loaded]:
+def _prefetched(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[Loaded]:
     """Decoded photos in order, a few ahead of the consumer."""
+    limits, maps = PhotoLimits(max_pixels=config.max_pixels), (config.mask_folder, config.depth_folder)
     with ThreadPoolExecutor(2, "read") as readers:
         waiting: list[Future[Loaded]] = []
         for row in rows:
-            waiting.append(readers.submit(load, row, limits))
+            waiting.append(readers.submit(load, row, limits, masks=maps[0], depths=maps[1]))
             if len(waiting) > LOOK_AHEAD:
                 yield waiting.pop(0).result()
         for future in waiting:
@@ -129,8 +131,7 @@ def _prefetched(rows: list[dict[str, Any]], limits: PhotoLimits) -> Iterator[Loa
 def _groups(rows: list[dict[str, Any]], config: RunConfig, model: Model | None) -> Iterator[Group]:
     """Photos gathered by model size, each group as large as memory allows; failures ride in a group of their own."""
     gathering: dict[tuple[int, int], Group] = {}
-    limits = PhotoLimits(max_pixels=config.max_pixels)
-    for loaded in _prefetched(rows, limits):
+    for loaded in _prefetched(rows, config):
         size = (0, 0)
         if loaded.photo is not None:
             height, width = loaded.photo.size
@@ -153,7 +154,8 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     pixels = torch.from_numpy(np.stack([model_input(item.photo, group.size) for item in group.photos if item.photo]))
     prepared = perf_counter() - clock
     try:
-        outcomes, seconds = _operate(config, model, pixels, _wishes(group.photos, config, group.size), should_stop)
+        wishes = _wishes(group.photos, config, group.size)
+        outcomes, seconds = _operate(config, model, pixels, wishes, _prior(group), should_stop)
     except torch.OutOfMemoryError:
         if config.on_oom == "fail":
             raise
@@ -167,6 +169,12 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
         item.seconds.update(share)
         item.seconds["read"] += prepared / len(outcomes)
     return list(outcomes)
+
+
+def _prior(group: Group) -> torch.Tensor | None:
+    """The group's depth maps (M, 1, h, w) at model size, or None where there are none."""
+    maps = [resized(item.depth, group.size) for item in group.photos if item.depth is not None]
+    return torch.from_numpy(np.stack(maps))[:, None] if maps else None
 
 
 def _wishes(photos: list[Loaded], config: RunConfig, size: tuple[int, int]) -> Wishes:
@@ -194,7 +202,12 @@ def _regions(masks: list[list[int] | None], size: tuple[int, int]) -> torch.Tens
 
 
 def _operate(
-    config: RunConfig, model: Model | None, pixels: torch.Tensor, wishes: Wishes, should_stop: Stop
+    config: RunConfig,
+    model: Model | None,
+    pixels: torch.Tensor,
+    wishes: Wishes,
+    prior: torch.Tensor | None,
+    should_stop: Stop,
 ) -> tuple[list[Outcome], dict[str, float]]:
     """The run's operation on a group, padded to what the model takes and cropped back."""
     if model is None:
@@ -204,7 +217,7 @@ def _operate(
     height, width = pixels.shape[-2:]
     padded = pad(pixels, model)
     if config.operation == "dehaze":
-        outcomes, seconds = run_dehaze(model, config, padded, should_stop)
+        outcomes, seconds = run_dehaze(model, config, padded, None if prior is None else pad(prior, model), should_stop)
     else:
         operation = run_invert if config.operation == "invert" else run_edit
         if wishes.regions is not None:
@@ -236,7 +249,7 @@ class _Finisher:
                     self._one(item, item.photo, outcome)
             if item.photo is not None:
                 item.result.update(height=item.photo.size[0], width=item.photo.size[1])
-            item.photo = None
+            item.photo = item.mask = item.depth = None
             PROGRESS.add("photos")
             PROGRESS.add("failed", int(item.error is not None))
 
@@ -248,11 +261,11 @@ class _Finisher:
             pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
             photo = replace(photo, alpha=None)
         elif self.config.dehaze_variant == "dcp":
-            pixels = dark_channel_pixels(photo.pixels)
+            pixels = dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
         elif outcome.strength == 0:
             pixels = photo.pixels
         else:
-            pixels = render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength)
+            pixels = render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
         item.seconds["render"] = perf_counter() - clock
         clock = perf_counter()
         try:
