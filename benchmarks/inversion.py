@@ -42,6 +42,13 @@ GRID = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
 """Tolerances tried, as multiples of ``TARGET``, from lax to strict."""
 
 Make = Callable[[float], Method]
+
+
+def every_step(name: str, **options: Any) -> Method:
+    """The method without blind steps."""
+    return method(name, blind_below=0.0, **options)
+
+
 METHODS: dict[str, tuple[Make, bool]] = {
     "ddim": (lambda tol: method("ddim"), False),
     "plain, 10 iterations": (lambda tol: method("fixed-point", iterations=10), False),
@@ -52,8 +59,9 @@ METHODS: dict[str, tuple[Make, bool]] = {
     "easyinv": (lambda tol: method("easyinv"), False),
     "certified + previous": (lambda tol: method("certified", tolerance=tol, guess="previous", damping=1.0), True),
     "certified + last": (lambda tol: method("certified", tolerance=tol, guess="last", damping=1.0), True),
-    "certified + extrapolated": (lambda tol: method("certified", tolerance=tol, damping=1.0), True),
-    "certified + extrapolated + Anderson": (lambda tol: method("certified", tolerance=tol, anderson=2), True),
+    "certified + extrapolated": (lambda tol: every_step("certified", tolerance=tol, damping=1.0), True),
+    "certified + extrapolated + Anderson": (lambda tol: every_step("certified", tolerance=tol, anderson=2), True),
+    "certified + extrapolated + Chebyshev": (lambda tol: every_step("certified", tolerance=tol), True),
     "certified as shipped": (lambda tol: method("certified", tolerance=tol), True),
 }
 """A method by tolerance, and whether it has one."""

@@ -55,8 +55,12 @@ class _State:
 
     z: Tensor
     base: Tensor
-    direction: Tensor  # d of the step before
-    direction_before: Tensor  # d of the step before that
+    direction: Tensor  # the last d that was evaluated
+    direction_before: Tensor  # the one before it
+    level: Tensor  # where they were evaluated, see Schedule.level; NaN: none yet
+    level_before: Tensor
+    anchor: Tensor  # (B, C, h, w): the state before a step that was taken blind
+    blind: Tensor  # the step before this one was taken blind
     noise: Tensor  # (B, K - 1, C, h, w): where the other paths start from
     step: Tensor
     iteration: Tensor
@@ -79,7 +83,7 @@ class _Constants:
     phi: Tensor
     psi: Tensor
     rate: Tensor
-    extrapolation: Tensor
+    level: Tensor
     weight: Tensor
     blend: Tensor | None
 
@@ -96,19 +100,41 @@ def _constants(schedule: Schedule, method: Method, like: Tensor) -> _Constants:
     # The scale of the picture is z/a. Flow has no such scale at σ = 1 and is measured on the state.
     picture = method.norm == "picture" and schedule.prediction_type != "flow"
     weight = 1 / schedule.signal if picture else torch.ones(n)
-    extrapolation = schedule.extrapolation if method.guess == "extrapolated" else torch.zeros(n)
     there = schedule.to(like.device, like.dtype)
     phi, psi, rate = put(schedule.phi), put(schedule.psi), put(schedule.rate)
-    return _Constants(there, phi, psi, rate, put(extrapolation), put(weight), blend)
+    return _Constants(there, phi, psi, rate, put(schedule.level), put(weight), blend)
 
 
-def _initial_guess(c: _Constants, method: Method, base: Tensor, d: Tensor, d_before: Tensor, step: Tensor) -> Tensor:
-    """z⁰ of ``step`` (B,): the state itself, or the step taken with a predicted direction once one is known."""
+def _initial_guess(c: _Constants, method: Method, s: _State, step: Tensor) -> Tensor:
+    """z⁰ of ``step`` (B,) from ``s.base``: the state itself, or the step taken with a predicted direction once one is known.
+
+    Extrapolated, the direction lies on the line through the last two in ln σ̃.
+    """
     if method.guess == "previous":
-        return base
-    predicted = d + per_row(c.extrapolation[step], d) * (d - d_before)
-    stepped = per_row(c.phi[step], base) * base + per_row(c.psi[step], base) * predicted
-    return where_row(step > 0, stepped, base)
+        return s.base
+    predicted = s.direction
+    if method.guess == "extrapolated":
+        share = (c.level[step] - s.level) / (s.level - s.level_before)
+        share = share.nan_to_num(0.0, 0.0, 0.0)
+        predicted = predicted + per_row(share, predicted) * (s.direction - s.direction_before)
+    stepped = per_row(c.phi[step], s.base) * s.base + per_row(c.psi[step], s.base) * predicted
+    return where_row(step > 0, stepped, s.base)
+
+
+def _foretell(s: _State, c: _Constants, method: Method, m: Measures) -> Tensor:
+    """The certified bound (B,) to expect two steps ahead if the next one is taken blind, infinite where it must not be.
+
+    What a line through the directions at levels l₁, l₂ misses at l is κ |(l − l₁)(l − l₂)|. κ is measured by the first
+    residual of this step.
+    """
+    now, ahead = s.step, (s.step + 2).clamp_max(len(c.schedule) - 1)
+    gap = ((c.level[now] - s.level) * (c.level[now] - s.level_before)).abs()
+    gap_ahead = ((c.level[ahead] - c.level[now]) * (c.level[ahead] - s.level)).abs()
+    growth = gap_ahead / gap * c.psi[ahead] * c.weight[ahead] / (c.psi[now] * c.weight[now])
+    rate = c.rate[ahead]
+    foretold = certified_bound(growth * m.intra, rate * s.excess)
+    first = (s.iteration == 0) & (s.step + 2 < len(c.schedule))
+    return torch.where(first & _plain(rate, method), foretold, torch.inf)
 
 
 def _with_paths(first: Tensor, noise: Tensor) -> Tensor:
@@ -161,7 +187,7 @@ def _verdict(method: Method, m: Measures, finite: Tensor, s: _State) -> Tensor:
 
 
 def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[_State, Tensor, Tensor]:
-    """One iteration of every row from the network's output (B·K, …). Returns the next state, status (B,) and numbers (4, B)."""
+    """One iteration of every row from the network's output (B·K, …). Returns the next state, status (B,) and numbers (5, B)."""
     k = s.z.shape[1]
     step = s.step.repeat_interleave(k)
     flat = s.z.flatten(0, 1)
@@ -199,11 +225,16 @@ def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[
         cautious=s.cautious | stuck,
     )
     status = _verdict(method, m, finite, counted)
+    unconfirmed = s.blind & finite & (status != method.criterion.reached)
+    status = torch.where(unconfirmed, Status.RUNNING, status)
     done = status != Status.RUNNING
     answer = where_row(status >= Status.MAX_ITERATIONS, counted.best_f, end)
     if c.blend is not None:
         answer = torch.lerp(s.base, answer, per_row(c.blend[s.step], answer).expand_as(answer))
     after = _move_on(counted, done, answer, d[:, 0], c, method)
+    if method.blind_below > 0:
+        foretold = _foretell(s, c, method, m)
+        after = _go_blind(after, done & (foretold < method.blind_below * method.tolerance), c, method)
     after = replace(
         after,
         z=where_row(done, after.z, following),
@@ -213,7 +244,39 @@ def _advance(s: _State, output: Tensor, c: _Constants, method: Method) -> tuple[
         excess=_remembered(s.excess, rate / c.rate[s.step], done),
         memory=memory,
     )
-    return after, status, torch.stack([m.intra, m.inter, m.bound, rate])
+    if method.blind_below > 0:
+        after = _go_back(s, after, unconfirmed)
+    return after, status, torch.stack([m.intra, m.inter, m.bound, rate, after.step.to(m.intra.dtype)])
+
+
+def _go_blind(s: _State, chosen: Tensor, c: _Constants, method: Method) -> _State:
+    """``chosen`` rows (B,) take the step before them with the extrapolated direction and unevaluated.
+
+    The next step lies on the same line of directions, further away from where it was drawn. If that one passes its
+    certified test at the first evaluation, so does the blind one between; if not, ``_go_back`` undoes it.
+    """
+    ahead = torch.where(chosen, s.step + 1, s.step)
+    moved = replace(s, anchor=s.base, base=where_row(chosen, s.z[:, 0], s.base), step=ahead, blind=chosen)
+    guess = _initial_guess(c, method, moved, ahead.clamp_max(len(c.schedule) - 1))
+    return replace(moved, z=where_row(chosen, _with_paths(guess, s.noise), s.z))
+
+
+def _go_back(before: _State, after: _State, failed: Tensor) -> _State:
+    """Rows (B,) whose blind step was not confirmed return to it, where their blind iterate is a guess like any other."""
+    return replace(
+        after,
+        z=where_row(failed, _with_paths(before.base, before.noise), after.z),
+        base=where_row(failed, before.anchor, after.base),
+        step=torch.where(failed, before.step - 1, after.step),
+        iteration=torch.where(failed, 0, after.iteration),
+        last=torch.where(failed, torch.inf, after.last),
+        best=torch.where(failed, torch.inf, after.best),
+        best_f=where_row(failed, before.anchor, after.best_f),
+        stale=torch.where(failed, 0, after.stale),
+        turns=torch.where(failed, 0, after.turns),
+        rising=after.rising & ~failed,
+        blind=after.blind & ~failed,
+    )
 
 
 def _remembered(excess: Tensor, seen: Tensor, done: Tensor) -> Tensor:
@@ -226,22 +289,25 @@ def _move_on(s: _State, done: Tensor, answer: Tensor, d: Tensor, c: _Constants, 
     """Rows that are done take their next step: z_t becomes z_{t-1}, and a new guess is made."""
     step = torch.where(done, s.step + 1, s.step)
     base = where_row(done, answer, s.base)
-    direction_before = where_row(done, s.direction, s.direction_before)
-    direction = where_row(done, d, s.direction)
-    ahead = step.clamp_max(len(c.schedule) - 1)
-    guess = _initial_guess(c, method, base, direction, direction_before, ahead)
-    return replace(
+    moved = replace(
         s,
-        z=_with_paths(guess, s.noise),
         base=base,
-        direction=direction,
-        direction_before=direction_before,
+        direction=where_row(done, d, s.direction),
+        direction_before=where_row(done, s.direction, s.direction_before),
+        level=torch.where(done, c.level[s.step], s.level),
+        level_before=torch.where(done, s.level, s.level_before),
         step=step,
+    )
+    guess = _initial_guess(c, method, moved, step.clamp_max(len(c.schedule) - 1))
+    return replace(
+        moved,
+        z=_with_paths(guess, s.noise),
         best=torch.where(done, torch.inf, s.best),
         best_f=where_row(done, base, s.best_f),
         stale=torch.where(done, 0, s.stale),
         turns=torch.where(done, 0, s.turns),
         cautious=s.cautious & ~done,
+        blind=s.blind & ~done,
     )
 
 
@@ -252,7 +318,8 @@ def _empty_state(like: Tensor, slots: int, method: Method) -> _State:
     count = torch.zeros(slots, dtype=torch.long, device=like.device)
     value = torch.full((slots,), torch.inf, dtype=like.dtype, device=like.device)
     return _State(
-        z, base, base.clone(), base.clone(), z[:, 1:].clone(), count, count.clone(), value, value.clone(), base.clone(),
+        z, base, base.clone(), base.clone(), value * torch.nan, value * torch.nan, base.clone(), count > 0,
+        z[:, 1:].clone(), count, count.clone(), value, value.clone(), base.clone(),
         count.clone(), count.clone(), count > 0, count > 0, torch.ones_like(value), method.solver.init(z.flatten(0, 1)),
     )  # fmt: skip
 
@@ -273,6 +340,9 @@ def _admit(s: _State, slots: Tensor, z0: Tensor, noise: Tensor) -> _State:
         best_f=put(s.best_f, z0),
         direction=put(s.direction, 0),
         direction_before=put(s.direction_before, 0),
+        level=put(s.level, torch.nan),
+        level_before=put(s.level_before, torch.nan),
+        blind=put(s.blind, False),
         step=put(s.step, 0),
         iteration=put(s.iteration, 0),
         last=put(s.last, torch.inf),
@@ -356,13 +426,19 @@ def invert(
         codes = verdict[0, active].astype(np.int64)
         iteration[active] += 1
         nfe[image[active]] += k
-        recorder.add(image[active], original[step[active]], iteration[active], codes, *verdict[1:, active])
+        next_step = verdict[5].astype(np.int64)
+        back = active[next_step[active] < step[active]]
+        step[back] = next_step[back]  # the failed check of a blind step is that step's first record
+        recorder.add(image[active], original[step[active]], iteration[active], codes, *verdict[1:5, active])
         done = active[codes != Status.RUNNING]
         worst[image[done]] = np.maximum(worst[image[done]], codes[codes != Status.RUNNING])
         if trajectory is not None and len(done):
             for slot in done:  # host bookkeeping only; the copies are queued on the device
-                trajectory[image[slot], original[step[slot]] + 1 :] = state.base[slot]
-        step[done] += 1
+                went_blind = next_step[slot] > step[slot] + 1
+                trajectory[image[slot], original[step[slot]] + 1 :] = (state.anchor if went_blind else state.base)[slot]
+                if went_blind:
+                    trajectory[image[slot], original[step[slot] + 1] + 1 :] = state.base[slot]
+        step[done] = next_step[done]
         iteration[done] = 0
         over = done[(step[done] >= steps) | (worst[image[done]] == Status.NONFINITE)]
         if len(over):

@@ -34,6 +34,9 @@ class Method:
     ``norm``: residuals are measured on the state z, or on z/a, a = √ᾱ (the scale of the picture).
     ``accelerate_above``: use the solver on steps whose rate r_t is larger, and plain iteration, which tells how fast f
     contracts, on the others.
+    ``blind_below``: take a step unevaluated, along the extrapolated direction, where the certified bound of the step after
+    it is foretold to stay below this share of the tolerance; that bound is then measured, and the step undone if it
+    fails. 0: every step is evaluated.
     ``patience``: evaluations without progress before a row is called stagnated, oscillating or diverging.
     """
 
@@ -46,14 +49,24 @@ class Method:
     combine: Literal["unperturbed", "mean"] = "unperturbed"
     norm: Literal["state", "picture"] = "state"
     accelerate_above: float = 0.0
+    blind_below: float = 0.0
     patience: int = 4
     blend: Blend | None = None
 
     def __post_init__(self) -> None:
         if self.paths < self.criterion.paths:
             raise ValueError(f"{self.name} needs at least {self.criterion.paths} paths, not {self.paths}")
+        if self.blind_below > 0 and (self.guess != "extrapolated" or not isinstance(self.criterion, Certified)):
+            raise ValueError(
+                f"blind steps need the certified criterion and the extrapolated guess, {self.name} has not both"
+            )
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations}")
+
+    @property
+    def tolerance(self) -> float:
+        """The criterion's tolerance; infinite where it has none."""
+        return getattr(self.criterion, "tolerance", float("inf"))
 
 
 def _named(name: str, tolerance: float, iterations: int) -> Method:
@@ -68,7 +81,8 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
         case "inter-path":  # the paper, §4
             return Method(name, InterPath(tolerance), paths=2)
         case "certified":
-            return Method(name, Certified(tolerance), guess="extrapolated", solver=Chebyshev(), accelerate_above=0.4)
+            found = Method(name, Certified(tolerance), guess="extrapolated", norm="picture", blind_below=0.5)
+            return replace(found, solver=Chebyshev(), accelerate_above=0.4)
         case "aidi":  # Pan et al. 2023: Anderson-accelerated, judged by the intra-path residual
             return Method(name, IntraPath(tolerance), solver=Anderson(window=2))
         case "renoise":  # Garibi et al. 2024: averaged predictions
@@ -103,6 +117,8 @@ def method(
     chosen = _named(name, tolerance, iterations)
     if guess is not None:
         options["guess"] = guess
+        if guess != "extrapolated":
+            options.setdefault("blind_below", 0.0)
     if damping is not None:
         options |= {"solver": Picard(damping), "accelerate_above": 0.0}
     if anderson is not None:

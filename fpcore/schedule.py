@@ -117,12 +117,9 @@ class Schedule:
         return torch.full_like(self.psi, torch.nan) if self.prediction_type == "flow" else self.psi / self.noise
 
     @cached_property
-    def extrapolation(self) -> Tensor:
-        """c (N,) of the guess d_t ≈ d_{t-1} + c (d_{t-1} − d_{t-2}), linear in ln σ̃ (in σ for flow); 0 for the first two steps."""
-        level = self.noise if self.prediction_type == "flow" else torch.log(self.noise / self.signal)
-        c = torch.zeros_like(level)
-        c[2:] = (level[2:] - level[1:-1]) / (level[1:-1] - level[:-2])
-        return torch.nan_to_num(c, nan=0.0, posinf=0.0, neginf=0.0)
+    def level(self) -> Tensor:
+        """Where a step leads, (N,), on the axis along which directions are extrapolated: ln σ̃, or σ for flow."""
+        return self.noise if self.prediction_type == "flow" else torch.log(self.noise / self.signal)
 
     def direction(self, output: Tensor, z: Tensor, step: Tensor) -> Tensor:
         """d(z, t) from the network's ``output`` for rows (B, …) at ``step`` (B,): the one conversion of ε, v, x0 and flow."""
