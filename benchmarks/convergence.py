@@ -43,7 +43,8 @@ def measure(folders: list[str], count: int, levels: str, steps: list[int], with_
         def predict(z, t, image, condition=condition):  # type: ignore[no-untyped-def]
             return model.predict(z, t, condition.rows(image))
 
-        run = invert(predict, schedule, z0, method("certified", tolerance=TARGET), keep_trajectory=True)
+        every_step = method("certified", tolerance=TARGET, norm="state", blind_below=0.0)
+        run = invert(predict, schedule, z0, every_step, keep_trajectory=True)
         assert run.trajectory is not None
         found = {"paths": path_errors(predict, schedule, run.trajectory, steps=steps, precision=1e-6, seed=start)}
         if with_stops:

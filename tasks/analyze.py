@@ -30,6 +30,9 @@ from tasks.store.objects import open_store
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
+EVERY_STEP: dict[str, Any] = {
+    "tolerance": TOLERANCE, "norm": "state", "blind_below": 0.0, "damping": 1.0, "max_iterations": 12,
+}  # fmt: skip
 GUIDANCE = (1.0, 2.0, 7.5)
 NOISE_SCHEDULES: tuple[NoiseSchedule, ...] = ("linear", "scaled_linear", "cosine")
 SPACINGS: tuple[Spacing, ...] = ("leading", "trailing", "linspace")
@@ -87,7 +90,7 @@ class _Study:
         self.model, self.z0, self.steps, self.seed, self.prompt = model, z0, steps, seed, prompt
         self.schedule = Schedule.from_scheduler(model.scheduler, steps)
         self.predict = self._predict("", len(z0))
-        precise = method("certified", tolerance=TOLERANCE / 10)
+        precise = method("certified", tolerance=TOLERANCE / 10, norm="state", blind_below=0.0)
         found = invert(self.predict, self.schedule, z0, precise, keep_trajectory=True)
         assert found.trajectory is not None
         self.trajectory = found.trajectory
@@ -117,7 +120,7 @@ class _Study:
         """What becomes of the photographs under other step counts, noise schedules, spacings, starts and guidance."""
         z0, tables = self.z0[:SENSITIVITY_PHOTOS], []
         for setting, value, schedule, predict, options in self._settings(len(z0)):
-            chosen = method("certified", **{"tolerance": TOLERANCE, "damping": 1.0, "max_iterations": 12} | options)
+            chosen = method("certified", **EVERY_STEP | options)
             found = analysis.outcomes(predict, schedule, z0, chosen)
             labels = {"setting": setting, "value": value}
             tables.append({n: np.full(len(z0), text, dtype=object) for n, text in labels.items()} | found)

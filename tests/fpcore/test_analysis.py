@@ -88,7 +88,8 @@ def test_errors_along_a_path_are_true() -> None:
 
 def test_errors_at_the_stop_are_true_and_below_the_bound() -> None:
     schedule, predict, z0, _ = walked()
-    run = invert(predict, schedule, z0, method("certified", tolerance=1e-3), batch_size=3, keep_trajectory=True)
+    every_step = method("certified", tolerance=1e-3, norm="state", blind_below=0.0)
+    run = invert(predict, schedule, z0, every_step, batch_size=3, keep_trajectory=True)
     found = analysis.stop_errors(predict, schedule, run, precision=1e-12)
     assert len(found["error"]) == 3 * STEPS
     assert found["iteration"].sum() == sum(run.nfe)
