@@ -21,8 +21,8 @@ from tasks.analysis_figures import BLUE, GREEN, ORANGE, RED, STYLE
 LINES = {
     ("plain, intra-path", "state"): (BLUE, "-"),
     ("plain, intra-path", "picture"): (BLUE, "--"),
-    ("certified as shipped", "state"): (ORANGE, "-"),
-    ("certified as shipped", "picture"): (ORANGE, "--"),
+    ("certified + extrapolated + Chebyshev", "state"): (ORANGE, "-"),
+    ("certified + extrapolated + Chebyshev", "picture"): (ORANGE, "--"),
 }
 
 
