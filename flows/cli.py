@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.editing_cli import register
+from flows.editing_cli import mask_runs, register
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -213,6 +213,9 @@ def edit(
     tokens: Annotated[str | None, typer.Option(help="refine, replace (word by word) or remove")] = None,
     cross_replace: Annotated[float | None, typer.Option(help="share of the steps with the source's attention")] = None,
     self_replace: Annotated[float | None, typer.Option(help="the same for self-attention")] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="a black and white picture: only what is white there changes")
+    ] = None,
     reweight: Annotated[str | None, typer.Option(help="weights of target words, 'snow=2, sky=0.5'")] = None,
     attention_maps: Annotated[
         bool, typer.Option(help="keep what each word attends to; see 'fixpoint attention'")
@@ -232,7 +235,7 @@ def edit(
         set_, pretrained_model_name_or_path=model, prompt=prompt, target_prompt=target, guidance=guidance,
         guidance_scale=guidance_scale, method=method, num_inference_steps=steps, blended_word=blend, tokens=tokens,
         cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
-        seed=seed,
+        seed=seed, mask=mask_runs(mask),
     )  # fmt: skip
     run("edit", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
 

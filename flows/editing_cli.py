@@ -15,6 +15,20 @@ def register(app: typer.Typer, evaluations: typer.Typer) -> None:
     app.command()(attention)
 
 
+def mask_runs(picture: str | None) -> list[int] | None:
+    """The runs of pixels that a mask picture lets change."""
+    if picture is None:
+        return None
+    from flows.cli import USAGE, plain_errors, stop
+    from tasks.sources import read_mask
+
+    with plain_errors():
+        try:
+            return read_mask(picture)
+        except OSError as error:
+            stop(USAGE, f"the mask cannot be read: {error}")
+
+
 def pie_bench(
     data: Annotated[str, typer.Argument(help="PIE-Bench: a folder with mapping_file.json and annotation_images/")],
     output: Annotated[str, typer.Argument(help="folder that runs, tables and the sheet go to")],

@@ -7,7 +7,7 @@ At most ``PIXELS_IN_FLIGHT`` pixels are decoded at each of the three places.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -186,11 +186,11 @@ def _wishes(photos: list[Loaded], config: RunConfig, size: tuple[int, int]) -> W
         [blend_pair(row["blended_word"] or config.blended_word) for row in planned],
         [seed_of(config, item.image_id, item.planned["seed"]) for item in photos],
         [edit_settings(config, row["edit_settings"]) for row in planned],
-        _regions([row["mask"] for row in planned], size) if config.masks else None,
+        _regions([row["mask"] or config.mask for row in planned], size) if config.masks else None,
     )
 
 
-def _regions(masks: list[list[int] | None], size: tuple[int, int]) -> torch.Tensor | None:
+def _regions(masks: Sequence[Sequence[int] | None], size: tuple[int, int]) -> torch.Tensor | None:
     """(M, 1, H, W): 1 where a photo's mask lets it change, everywhere for a photo without one. None if none has one."""
     if not any(mask is not None for mask in masks):
         return None

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
+from fpcore.masks import check_runs
 from tasks.config import RunConfig
 from tasks.edit_options import blend_pair, edit_settings
 from tasks.models import model_for
@@ -42,6 +43,7 @@ def check(config: RunConfig) -> None:
     inversion_method(config)
     edit_settings(config)
     blend_pair(config.blended_word)
+    check_runs(config.mask or ())
     if config.operation != "dehaze" or config.dehaze_variant != "dcp":
         model_for(config)
 

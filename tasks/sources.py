@@ -117,14 +117,17 @@ def _wishes(line: dict[str, Any], base: str, allow_http: bool) -> dict[str, Any]
     if "seed" in line:
         extra["seed"] = int(line["seed"])
     if "mask" in line:
-        extra["mask"] = _mask(line["mask"], base, allow_http)
+        extra["mask"] = read_mask(line["mask"], base, allow_http)
     if own := own_options(line):
         extra["edit_settings"] = own
     return extra
 
 
-def _mask(given: Any, base: str, allow_http: bool) -> list[int]:
-    """Runs as they are or as JSON, or those of a black and white picture, whose white may change."""
+def read_mask(given: Any, base: str = "", allow_http: bool = False) -> list[int]:
+    """Runs of pixels as they are or as JSON, or those of a black and white picture, whose white may change.
+
+    Raises ValueError, OSError or StoreError for what is neither.
+    """
     if isinstance(given, str) and not given.lstrip().startswith("["):
         uri = given if "://" in given or given.startswith("/") else "/".join(filter(None, [base, given]))
         with Image.open(io.BytesIO(read_uri(uri, allow_http=allow_http))) as picture:

@@ -99,6 +99,13 @@ def test_masks_as_pictures_and_as_runs_bound_the_change(rows: dict[str, dict], w
     assert right_to_left(ordered[5]) > 0.3, "without a mask all of the photo changes"
 
 
+def test_one_mask_for_the_whole_run(folder: Path, model: str, tmp_path: Path, prefect_api: str) -> None:
+    words = ["--prompt", CAT["prompt"], "--target", CAT["target_prompt"], "--mask", str(folder / "left.png.mask.png")]
+    (row,) = edit(sorted(folder.glob("0*.png"))[5], tmp_path / "out", model, *words).values()
+    change = np.abs(picture(row, "output") - picture(row, "reconstruction")).mean((0, 2))
+    assert change[-12:].mean() < 0.2 * change[:20].mean(), "without a mask it is more than 0.3 of it"
+
+
 def test_rows_hold_what_the_edit_started_from(rows: dict[str, dict]) -> None:
     for row in list(rows.values())[1:]:
         if row["status"] == "ok":

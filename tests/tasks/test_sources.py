@@ -77,6 +77,18 @@ def test_manifests_carry_prompts_per_photo(folder: Path, kind: str) -> None:
     assert "target_prompt" not in second
 
 
+def test_manifests_carry_the_settings_of_each_edit(folder: Path) -> None:
+    manifest = folder / "list.csv"
+    manifest.write_text('path,cross_replace,reweight,mask\nb.jpg,0.5,"snow=2, sky=0.5","[5, 3, 100, 2]"\na.PNG,,,\n')
+    first, second = list_photos(str(manifest))
+    assert json.loads(first["edit_settings"]) == {"cross_replace": 0.5, "reweight": "snow=2, sky=0.5"}
+    assert first["mask"] == [5, 3, 100, 2]
+    assert not {"edit_settings", "mask"} & set(second)
+    manifest.write_text("path,self_replace\nb.jpg,much\n")
+    with pytest.raises(ValueError, match=r"list\.csv, entry 1: self_replace must be a number, not 'much'"):
+        keys(manifest)
+
+
 def test_pie_bench_mapping_file(tmp_path: Path) -> None:
     mapping = {
         "000": {
@@ -90,6 +102,7 @@ def test_pie_bench_mapping_file(tmp_path: Path) -> None:
     assert entry["uri"].endswith("annotation_images/0_random/a.jpg")
     assert (entry["prompt"], entry["target_prompt"]) == ("a red car", "a blue car")
     assert entry["mask"] == [5, 3, 100, 2]
+    assert entry["seed"] == 1234, "the benchmark's, of every image"
 
 
 def test_broken_manifests_are_named(tmp_path: Path) -> None:
