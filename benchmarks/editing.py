@@ -1,8 +1,9 @@
 """Inversion methods × guidance modes on captioned photographs, with the built-in model: the study of docs/EDITING.md.
 
-    python -m benchmarks.editing --photos SCENES --save rows.jsonl    # the table
+    python -m benchmarks.editing --photos SCENES --save rows.jsonl --document docs/EDITING.md --figures docs/figures
     python -m benchmarks.editing --summary rows.jsonl                 # the table once more, from what was saved
-    python -m benchmarks.editing --figures docs/figures               # the sheets, from free and generated pictures
+
+The first writes the table into the document and the sheets, of free and generated pictures, into the folder.
 
 SCENES holds a folder of photographs for each class of ``EDITS``. Every photograph is inverted under its class's caption,
 by each method, and edited to the caption of another class under each guidance mode. Whether an edit arrived is judged by
@@ -58,6 +59,9 @@ EDITS = {
 }
 """Class of the photograph and class of the edit."""
 NAMES = {"ddim": "P2P", "intra-path": "intra-path", "inter-path": "inter-path", "certified": "certified"}
+
+
+BEGIN, END = "<!-- study -->", "<!-- end of study -->"
 
 
 def caption(kind: str) -> str:
@@ -231,6 +235,20 @@ def run_study(model: Model, chosen: argparse.Namespace) -> None:
             with chosen.save.open("a") as lines:
                 lines.write(json.dumps({**shared, **row}) + "\n")
     print(table(rows))
+    if chosen.document:
+        write_table(chosen.document, rows, {**shared, "photographs": len(kinds)})
+
+
+def write_table(document: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Put the table, and what it was measured with, between the document's marks."""
+    text = document.read_text()
+    head, rest = text.split(BEGIN)
+    told = (
+        f"{facts['photographs']} photographs, {facts['steps']} steps, w {facts['scale']:g}, tolerance {TOLERANCE:g}, model "
+        f"`{facts['digest']}`. The judge is right on {facts['judge']:.0%} of the photographs left out and calls "
+        f"{facts['before']} of the {facts['photographs']} arrived before any edit."
+    )
+    document.write_text(f"{head}{BEGIN}\n{told}\n\n{table(rows)}\n{END}{rest.split(END)[1]}")
 
 
 # The sheets
@@ -271,12 +289,12 @@ def to_images(pictures: Tensor) -> list[Image.Image]:
 
 
 def draw_figures(model: Model, folder: Path, steps: int, scale: float) -> None:
-    """editing.png: methods side by side; guidance.png: guidance modes; attention.png: what the words attend to."""
+    """editing.jpg: methods side by side; guidance.jpg: guidance modes; attention.png: what the words attend to."""
     setting = free_pictures(model, Schedule.from_scheduler(model.scheduler, steps))
     found = {name: setting.inverted(name) for name in METHODS}
     photos = to_images((setting.pixels + 1) / 2)
     by_method = [to_images(setting.pictures(setting.edited(found[m], "none", scale).target)) for m in METHODS]
-    _save(setting, ["source", *NAMES.values()], [photos, *by_method], folder / "editing.png")
+    _save(setting, ["source", *NAMES.values()], [photos, *by_method], folder / "editing.jpg")
     modes = {mode: setting.edited(found["certified"], mode, scale, record_maps=True) for mode in GUIDANCE_MODES}
     columns = [to_images(setting.pictures(r.target)) for r in modes.values()]
     rebuilt = to_images(setting.pictures(modes["none"].source))
@@ -284,7 +302,7 @@ def draw_figures(model: Model, folder: Path, steps: int, scale: float) -> None:
         setting,
         ["source", "none: its source branch", *GUIDANCE_MODES],
         [photos, rebuilt, *columns],
-        folder / "guidance.png",
+        folder / "guidance.jpg",
     )
     maps, last = modes["direct-inversion"], 4  # the first picture of the model's own
     assert maps.source_maps is not None
@@ -296,7 +314,7 @@ def draw_figures(model: Model, folder: Path, steps: int, scale: float) -> None:
 def _save(setting: Setting, heads: list[str], columns: list[list[Image.Image]], file: Path) -> None:
     pictures = zip(*columns, strict=True)
     rows = [SheetRow(p, s, t) for p, s, t in zip(pictures, setting.sources, setting.targets, strict=True)]
-    edit_sheet(heads, rows, tile=144).save(file, optimize=True)
+    edit_sheet(heads, rows, tile=144).save(file, quality=88)
 
 
 def main() -> None:
@@ -313,6 +331,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="*", choices=GUIDANCE_MODES, default=list(GUIDANCE_MODES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path)
+    parser.add_argument("--document", type=Path, help="put the table between the marks of this file")
     chosen = parser.parse_args()
     if chosen.summary:
         rows = [json.loads(line) for line in chosen.summary.read_text().splitlines()]
