@@ -123,11 +123,11 @@ def multi_start(
     walked = [z]
     for _ in range(iterations):
         walked.append(f(walked[-1]))
-    states = torch.stack(walked, 1).flatten(2).double()  # (paths, iterations + 1, n)
+    states = torch.stack(walked, 1).flatten(2).cpu().double()  # (paths, iterations + 1, n); not every device has float64
     apart = states - states[0, -1]
     scale = apart.shape[-1] ** 0.5
     _, _, axes = torch.linalg.svd(apart.flatten(0, 1), full_matrices=False)
-    xy = (apart @ axes[:2].T / scale).cpu().numpy()
+    xy = (apart @ axes[:2].T / scale).numpy()
     path, iteration = np.indices(apart.shape[:2]).reshape(2, -1)
     size = len(path)
     return {
@@ -138,7 +138,7 @@ def multi_start(
         "iteration": iteration,
         "x": xy[..., 0].ravel(),
         "y": xy[..., 1].ravel(),
-        "distance": (apart.norm(dim=2) / scale).cpu().numpy().ravel(),
+        "distance": (apart.norm(dim=2) / scale).numpy().ravel(),
     }
 
 

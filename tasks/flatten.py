@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.store.schema import STAGES, shard_schema
-from tasks.tables import IMAGES, STEPS
+from tasks.tables import IMAGES, STEPS, UNREAD
 
-_UNREAD = {"latent", "latent_shape", "output", "haze_map", "reconstruction", "attention_map"}
-SHARD_COLUMNS = tuple(name for name in shard_schema().names if name not in _UNREAD)
+SHARD_COLUMNS = tuple(name for name in shard_schema().names if name not in UNREAD)
 """What the tables are made from. Latents and pictures are never read."""
 
 

@@ -42,6 +42,7 @@ from tasks.operations import (
     run_invert,
     seed_of,
 )
+from tasks.paths import add_paths
 from tasks.photo_files import Provenance, encode_photo
 from tasks.photo_formats import PhotoError
 from tasks.photos import Photo, PhotoLimits, Pixels, model_input
@@ -89,11 +90,14 @@ def process_shard(
     model = None if config.operation == "dehaze" and config.dehaze_variant == "dcp" else model_for(config)
     run_id = ledger.run().configuration_digest[:16]
     finish = _Finisher(ledger, config, run_id, model, reference)
+    sampled = model if shard == 0 and config.save_steps else None
     done: list[Loaded] = []
     with ThreadPoolExecutor(1, "write") as writer:
         pending: Future[None] | None = None
         for group in _groups(rows, config, model):
             outcomes = _evaluate(group, config, model, should_stop)
+            if sampled is not None and add_paths(sampled, config, outcomes):
+                sampled = None
             if pending is not None:
                 pending.result()
             pending = writer.submit(finish.all, group.photos, outcomes)

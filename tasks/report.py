@@ -13,12 +13,14 @@ from typing import Any
 
 import duckdb
 import jinja2
+import pyarrow as pa
 
 from tasks.aggregate import aggregate
-from tasks.committed import Output, open_output
+from tasks.committed import Output, list_shards, open_output, read_shard
 from tasks.report_charts import Chart, charts_of, comparison
 from tasks.report_data import RunFacts, paired, run_facts
 from tasks.report_pictures import Shown, flagged_photos, photos_of, sample_keys, show
+from tasks.store.schema import PATH
 from tasks.summarise import connect
 
 PICTURE_BUDGET = 3_300_000
@@ -73,6 +75,7 @@ def write_report(outputs: Sequence[str], destination: str | None = None, *, max_
         with connect() as connection:
             create_views(connection, folder)
             roots = {output.run: output for output in map(open_output, outputs)}
+            create_paths(connection, roots)
             reports, charts = _collect(connection, done.runs, roots, max_pictures)
     return _write(open_output(destination or outputs[0]), reports, charts)
 
@@ -85,6 +88,18 @@ def create_views(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
             f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{location}', hive_partitioning = true, "
             "hive_types = {'run': VARCHAR})"
         )
+
+
+def create_paths(connection: duckdb.DuckDBPyConnection, roots: dict[str, Output]) -> None:
+    """Table ``paths`` (run, key and the entries of the ledger's column), from the first shard of each run."""
+    schema = pa.schema([("run", pa.string()), ("key", pa.string()), *PATH])
+    found = [
+        {"run": run, "key": row["key"], **entry}
+        for run, output in roots.items()
+        for row in read_shard(output, list_shards(output)[0], ["key", "paths"])[0].to_pylist()
+        for entry in row["paths"] or ()
+    ]
+    connection.register("paths", pa.Table.from_pylist(found, schema=schema))
 
 
 def _collect(

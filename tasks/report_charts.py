@@ -73,7 +73,7 @@ class Chart:
 
 def charts_of(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> list[Chart]:
     """Every chart for which the run has data."""
-    makers = (_first_steps, _all_steps, _hardest_step, _progress, _evaluations, _times, _stages)
+    makers = (_first_steps, _all_steps, _paths, _hardest_step, _progress, _evaluations, _times, _stages)
     return [chart for maker in makers if (chart := maker(connection, facts)) is not None]
 
 
@@ -165,6 +165,42 @@ def _by_step(connection: duckdb.DuckDBPyConnection, run: str, name: str) -> list
     """Step, 5 %, 50 % and 95 % quantile of a residual at the end of each step."""
     query = "SELECT step, p05, p50, p95 FROM summary WHERE run = ? AND measure = ? AND p05 > 0 ORDER BY step"
     return [tuple(row.values()) for row in rows(connection, query, run, name)]
+
+
+def _paths(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | None:
+    lines = rows(
+        connection,
+        """SELECT key, step, path, list(x ORDER BY iteration) AS x, list(y ORDER BY iteration) AS y, max(iteration) AS n,
+                  list(distance ORDER BY iteration) AS distance
+           FROM paths WHERE run = ? GROUP BY ALL ORDER BY step, path""",
+        facts.run,
+    )
+    if not lines:
+        return None
+    steps = sorted({line["step"] for line in lines})
+
+    def plot(figure: Figure) -> None:
+        for axis, step in zip(figure.subplots(1, len(steps), squeeze=False)[0], steps, strict=True):
+            at = [line for line in lines if line["step"] == step]
+            for line in at:
+                axis.plot(line["x"], line["y"], "o-", color=_RAMP[line["path"] % len(_RAMP)], linewidth=1)
+            axis.plot(0, 0, "*", color=_SERIES[1], markersize=9, zorder=5)
+            # The starts lie far outside: what the first iteration leaves is what there is to see
+            reach = 1.15 * max(abs(value) for line in at for value in [*line["x"][1:], *line["y"][1:]]) or 1.0
+            axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=f"step {step}")
+            axis.locator_params(nbins=4)
+        figure.supxlabel("two coordinates of the latent, RMS", fontsize=9.5)
+
+    ends = max(line["distance"][-1] for line in lines)
+    starts = max(line["distance"][0] for line in lines)
+    note = (
+        f"{1 + max(line['path'] for line in lines)} paths of {lines[0]['key']}, {lines[0]['n']} plain iterations each, "
+        f"from z and from z + n; star: where the unperturbed one ends. Greatest distance to it: {starts:.2g} at the "
+        f"start, {ends:.1e} at the end. The frame begins after the first iteration."
+    )
+    return draw(
+        plot, "Perturbed paths", note, "Perturbed paths of single inversion steps, in two coordinates.", height=2.4
+    )
 
 
 def _hardest_step(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | None:

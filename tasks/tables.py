@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from tasks.store.schema import PLAN, SCHEMA_VERSION, STAGES, STEP, shard_schema
+from tasks.store.schema import PATH, PLAN, SCHEMA_VERSION, STAGES, STEP, shard_schema
 
 TABLES_VERSION = 1
 """Raised when a table's columns change meaning; ``aggregate`` then rebuilds what older versions wrote."""
 
-_HEAVY = {
-    "latent",
-    "latent_shape",
-    "output",
-    "haze_map",
-    "reconstruction",
-    "attention_map",
-    "steps",
-    "metrics",
-    "timings",
-}
+UNREAD = frozenset("latent latent_shape output haze_map reconstruction attention_map paths".split())
+"""Columns of the ledger that no table is made from; aggregating never reads them."""
+_RESHAPED = {"steps", "metrics", "timings"}
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -51,7 +43,7 @@ STEPS = pa.schema(
 )
 
 IMAGES = pa.schema(
-    [field for field in shard_schema() if field.name not in _HEAVY]
+    [field for field in shard_schema() if field.name not in UNREAD | _RESHAPED]
     + [
         _field("iterations", pa.int32(), "fixed-point iterations over all inversion steps; 0 where `steps` was off"),
         _field("metrics", pa.map_(pa.string(), pa.float64()), "measures by name, for instance psnr_input"),
@@ -129,7 +121,7 @@ def _rows(schema: pa.Schema | pa.StructType) -> list[str]:
     for field in schema:
         meaning = (field.metadata or {}).get(b"description", b"").decode().replace("|", "\\|")
         kind = str(field.type).replace("list<element: ", "list<").replace("list<item: ", "list<")
-        kind = "list<step>" if field.name == "steps" else kind
+        kind = {"steps": "list<step>", "paths": "list<path>"}.get(field.name, kind)
         lines.append(f"| `{field.name}` | `{kind}` | {meaning} |")
     return [*lines, ""]
 
@@ -155,6 +147,9 @@ def schema_markdown() -> str:
         "### The entries of `steps`",
         "",
         *_rows(STEP),
+        "### The entries of `paths`",
+        "",
+        *_rows(PATH),
         "### plans/NNNNNN.parquet",
         "",
         *_rows(PLAN),

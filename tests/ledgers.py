@@ -125,6 +125,7 @@ def row_of(output: Path, source: Path, recipe: Recipe, shard: int, number: int) 
         "steps": steps,
         "nfe": nfe + recipe.inference_steps,
         "nfe_inversion": nfe,
+        "paths": paths_of(recipe) if number == 0 else None,
         "metrics": list(measures(generator, gain, recipe.truth).items()),
         "timings": {stage: float(generator.gamma(4, scale)) for stage, scale in zip(STAGES, SECONDS, strict=True)},
     }
@@ -166,6 +167,18 @@ def steps_of(generator: np.random.Generator, recipe: Recipe) -> tuple[list[dict[
         else:
             status = "max-iterations"
     return entries, status
+
+
+def paths_of(recipe: Recipe) -> list[dict[str, Any]]:
+    """Five paths of the first and the last step that spiral to the point where path 0 ends."""
+    entries = []
+    for step, rate in ((0, 0.6), (recipe.inference_steps - 1, 0.35)):
+        for path in range(5):
+            for iteration in range(9):
+                z = (path > 0) * np.exp(1j * (1.4 * path + 0.3 * iteration)) * rate**iteration
+                place = {"step": step, "timestep": 1 + 40 * step, "path": path, "iteration": iteration}
+                entries.append(place | {"x": z.real, "y": z.imag, "distance": abs(z)})
+    return entries
 
 
 def scene(generator: np.random.Generator, size: tuple[int, int]) -> tuple[Image.Image, Image.Image, Image.Image]:

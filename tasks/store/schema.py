@@ -33,6 +33,18 @@ STEP = pa.struct(
     ]
 )
 
+PATH = pa.struct(
+    [
+        _field("step", pa.int32(), "inversion step"),
+        _field("timestep", pa.int32(), "the model's timestep t that the step leads to"),
+        _field("path", pa.int32(), "path: 0 starts at z(t-1), the others at z(t-1) + n, n ~ N(0, I)"),
+        _field("iteration", pa.int32(), "plain iteration z ← f(z); 0 is the start"),
+        _field("x", pa.float32(), "first coordinate, RMS, from where path 0 ends"),
+        _field("y", pa.float32(), "second coordinate, RMS, from where path 0 ends"),
+        _field("distance", pa.float32(), "RMS distance to where path 0 ends"),
+    ]
+)
+
 PLAN = pa.schema(
     [
         _field("shard", pa.int32(), "shard of this plan that holds the photo, from 0"),
@@ -97,6 +109,12 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("timings", pa.struct([pa.field(stage, pa.float32()) for stage in STAGES]), "seconds by stage"),
             _field("batch_size", pa.int32(), "rows of the batch the photo was processed in"),
             _field("seed", pa.int64(), "seed of the photo's noise"),
+            _field(
+                "paths",
+                pa.list_(PATH),
+                "perturbed paths of a step under `prompt`, beside the run: first good photo of a plan's first shard, "
+                "where `steps` is kept; not counted in `nfe`; else null",
+            ),
         ]
     )
 

@@ -144,6 +144,7 @@ def test_the_page_stands_alone(night: Path, report: ReportSummary) -> None:
     assert targets <= set(ids)
 
 
+@pytest.mark.usefixtures("report")
 def test_pictures_are_the_photos(night: Path) -> None:
     """Before and after of the first photo, decoded from the page, against the files."""
     page = page_of(night)
@@ -156,6 +157,7 @@ def test_pictures_are_the_photos(night: Path) -> None:
         assert np.abs(np.asarray(shown, float) - np.asarray(truth, float)).mean() < 4
 
 
+@pytest.mark.usefixtures("report")
 def test_sliders_work_by_keyboard_and_are_named(night: Path) -> None:
     page = page_of(night)
     sliders = page.all("input", type="range")
@@ -167,10 +169,11 @@ def test_sliders_work_by_keyboard_and_are_named(night: Path) -> None:
     assert page.all("html")[0]["lang"] == "en"
 
 
+@pytest.mark.usefixtures("report")
 def test_charts_follow_the_colour_scheme_and_say_what_they_show(night: Path) -> None:
     html = (night / "report/index.html").read_text()
     charts = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(charts) == 7
+    assert len(charts) == 8
     for chart in charts:
         assert 'role="img" aria-label="' in chart
         assert "var(--ink)" in chart
@@ -186,6 +189,15 @@ def test_charts_follow_the_colour_scheme_and_say_what_they_show(night: Path) -> 
         "seconds a photo, mean",
     ):
         assert words in html
+
+
+@pytest.mark.usefixtures("report")
+def test_the_paths_shown_are_those_of_the_ledger(night: Path) -> None:
+    entries = duckdb.sql(f"SELECT unnest(paths) FROM read_parquet('{night}/shards/000001-00000.parquet')").fetchall()
+    ends = max(entry["distance"] for (entry,) in entries if entry["iteration"] == 8)
+    text = " ".join(page_of(night).text.split())
+    assert "5 paths of day 0/photo & 000.jpg, 8 plain iterations each" in text
+    assert f"Greatest distance to it: 1 at the start, {ends:.1e} at the end." in text
 
 
 def test_reasons_name_every_kind_of_flag() -> None:
