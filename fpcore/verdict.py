@@ -13,8 +13,14 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of newly clipped pixels that a full-strength edit may cost."""
-CLEAR_BELOW = (0.06, 0.14)
-"""Amounts of haze between which the edit fades from nothing to full strength."""
+DARKEST_COUNTS = 2.0
+"""Weight of the darkest value against the amount of haze that the model sees."""
+CLEAR_BELOW = (0.30, 0.40)
+"""Evidence of haze between which the edit fades from nothing to full strength: amount + ``DARKEST_COUNTS`` · darkest value.
+
+I = J t + A (1 − t) with J ≥ 0 leaves no pixel darker than the veil before it: a dark value speaks against haze whatever
+the model sees in grey and white things, a picture without one speaks for it. On 46 photographs of eight kinds of scenes
+the evidence is below .34 for 42 of the clear ones and above .42 for all with haze rendered on them."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,12 @@ def judge(pixels: Tensor, result: Tensor, amount: Tensor) -> list[Verdict]:
     """
     result = result.clamp(0, 1)
     low, high = CLEAR_BELOW
-    strength = torch.nan_to_num(((amount - low) / (high - low)).clamp(0, 1), nan=1.0)
+    darkest = pixels.amin((1, 2, 3))
+    strength = torch.nan_to_num(((amount + DARKEST_COUNTS * darkest - low) / (high - low)).clamp(0, 1), nan=1.0)
     halved = torch.lerp(pixels, result, 0.5)
     columns = {
         "haze_amount": amount,
+        "darkest": darkest,
         "structure_distance": structure_distance(result, pixels),
         "structure_distance_half": structure_distance(halved, pixels),
         "dark_channel_before": dark_channel_density(pixels, 3),
