@@ -177,7 +177,7 @@ def _graded(
 ) -> _Run:
     """Invert under the amounts of haze of ``VIEWS``, or under the prompt that was asked for, and regenerate clear."""
     count = len(pixels)
-    amount, spent = estimate_amount(model, latents, HAZE_SCALE, seed=s.seed, batch_size=8 * s.batch_size)
+    amount, spent = estimate_amount(model, latents, HAZE_SCALE, seed=s.seed, batch_size=s.batch_size)
     words = ("haze" if s.prompt is None else s.prompt, HAZE_LEVELS[0] if s.target_prompt is None else s.target_prompt)
     mirrored = model.encode(pixels.flip(-1) * 2 - 1)
     watch("encode")

@@ -2,13 +2,13 @@
 
 The network takes a timestep per row, so the rows of one batch may belong to different images, steps and iterations. A
 row whose fixed point is found moves on to its own next step; when its image is done the row is given to the next image.
-The batch keeps its shape and stays full, and one hard image costs nobody else anything.
+The batch stays full while images wait, then shrinks; one hard image costs nobody else anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -355,6 +355,13 @@ def _admit(s: _State, slots: Tensor, z0: Tensor, noise: Tensor) -> _State:
     )
 
 
+def _keep(s: _State, slots: Tensor, paths: int) -> _State:
+    """The state of ``slots`` (n,) alone."""
+    rows = (slots[:, None] * paths + torch.arange(paths, device=slots.device)).flatten()
+    kept = {f.name: getattr(s, f.name)[slots] for f in fields(s) if f.name != "memory"}
+    return _State(**kept, memory=tuple(x[rows] for x in s.memory))
+
+
 def _perturbations(like: Tensor, paths: int, seeds: list[int]) -> Tensor:
     """n ~ N(0, I) for each further path of each image, from the image's own seed and a CPU generator: (n, K − 1, C, h, w)."""
     shape = (paths - 1, *like.shape[1:])
@@ -380,7 +387,7 @@ def invert(
     Args:
         predict: the network, without guidance (w = 1).
         z0: latents (M, C, h, w), fp32 or fp64; the state and all residuals stay in that dtype.
-        batch_size: images in flight; the network sees ``batch_size`` × ``method.paths`` rows in every call.
+        batch_size: images in flight; the network sees ``batch_size`` × ``method.paths`` rows a call, fewer at the end.
         seeds: one per image, for the paths' perturbations.
         on_images_done: called with the number of images finished so far.
         should_stop: asked between evaluations; if true, ``Cancelled`` is raised.
@@ -447,4 +454,8 @@ def invert(
             image[over] = -1
             if on_images_done is not None:
                 on_images_done(finished)
+            if waiting == count and finished < count:  # nobody takes the free rows: go on without them
+                kept = np.flatnonzero(image >= 0)
+                state = _keep(state, torch.from_numpy(kept).to(z0.device), k)
+                image, step, iteration = image[kept], step[kept], iteration[kept]
     return Inversion(latents, [Status(int(w)) for w in worst], nfe.tolist(), recorder.finish(), trajectory)

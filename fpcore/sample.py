@@ -23,25 +23,22 @@ def sample(
 ) -> Tensor:
     """z_{t-1} = (z_t − ψ_t d(z_t, t)) / φ_t from z_T (M, C, h, w) to z_0, one evaluation a row and step.
 
-    The last batch is filled up with repeated rows whose results are dropped, so that every call has one shape. Raises
-    ``Cancelled`` between evaluations if ``should_stop`` says so.
+    The batches are of nearly equal size, so that none is mostly empty. Raises ``Cancelled`` between evaluations if
+    ``should_stop`` says so.
     """
-    count, result = len(latents), latents.clone()
-    size = max(1, min(batch_size, count))
-    for start in range(0, count, size):
-        rows = torch.arange(start, start + size, device=latents.device).clamp_max(count - 1)
+    result, there = latents.clone(), schedule.to(latents.device, latents.dtype)
+    walked = [i for i in reversed(range(len(schedule))) if schedule.psi[i] != 0]
+    phi, psi = schedule.phi.tolist(), schedule.psi.tolist()
+    everyone = torch.arange(len(latents), device=latents.device)
+    for rows in everyone.tensor_split(-(-len(latents) // max(1, batch_size))):
         z = latents[rows]
-        for i in reversed(range(len(schedule))):
+        for i in walked:
             if should_stop is not None and should_stop():
                 raise Cancelled("stopped between two evaluations")
-            if schedule.psi[i] == 0:
-                continue
-            step = torch.full((size,), i)
-            output = predict(z, schedule.timesteps[i].to(z.device).expand(size), rows)
-            d = schedule.direction(output.to(z.dtype), z, step)
-            z = (z - float(schedule.psi[i]) * d) / float(schedule.phi[i])
-        kept = min(size, count - start)
-        result[start : start + kept] = z[:kept]
+            output = predict(z, there.timesteps[i].expand(len(z)), rows)
+            d = there.direction(output.to(z.dtype), z, torch.full_like(rows, i))
+            z = (z - psi[i] * d) / phi[i]
+        result[rows] = z
         if on_images_done is not None:
-            on_images_done(start + kept)
+            on_images_done(int(rows[-1]) + 1)
     return result

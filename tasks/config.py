@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
-WHERE = ("device", "attention", "vae_slicing", "vae_tiling", "cpu_offload", "local_files_only")
+WHERE = ("device", "attention", "vae_slicing", "vae_tiling", "cpu_offload", "compile", "local_files_only")
 """Fields that say where and how something is computed, not what."""
 
 
@@ -34,6 +34,9 @@ class RunConfig(BaseModel):
     vae_slicing: bool = Field(False, description="decode a batch picture by picture")
     vae_tiling: bool = Field(False, description="encode and decode large pictures in tiles")
     cpu_offload: bool = Field(False, description="keep components in main memory except while they compute")
+    compile: bool = Field(
+        False, description="compile the UNet with torch.compile: minutes at the start, quicker on long GPU runs"
+    )
     local_files_only: bool = Field(False, description="never ask the hub")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     num_inference_steps: int = Field(25, ge=1, le=1000, description="DDIM steps of inversion and regeneration")
@@ -70,7 +73,9 @@ class RunConfig(BaseModel):
     depth_folder: str | None = Field(
         None, description="folder of depth maps by the photos' names, white far away, for prior-weighted"
     )
-    batch_size: int = Field(8, ge=1, le=4096, description="images in flight on the device")
+    batch_size: Annotated[int, BeforeValidator(lambda given: 0 if given == "auto" else given)] = Field(
+        0, ge=0, le=4096, description="images in flight on the device; 0 or auto = as many as make it quick and fit"
+    )
     on_oom: Literal["halve", "fail"] = Field("halve", description="when the device runs out of memory")
     seed: int = Field(0, ge=0, description="seed of everything drawn")
     shard_size: int = Field(64, ge=1, le=100_000, description="photos in one shard: one task, one commit")

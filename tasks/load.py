@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tasks.companions import Grey, read_companion, resized
 from tasks.photo_formats import PhotoError
 from tasks.photos import Photo, PhotoLimits, decode_photo
@@ -22,6 +25,8 @@ class Loaded:
     image_id: str | None = None
     source_size: int | None = None
     photo: Photo | None = None
+    small: npt.NDArray[np.float32] | None = None
+    """(3, h, w) in [0, 1]: the photo at the model's size."""
     mask: Grey | None = None
     """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
     depth: Grey | None = None
@@ -32,7 +37,8 @@ class Loaded:
 
     def fail(self, code: str, message: str) -> None:
         """Give up on this photo; its neighbours go on."""
-        self.error, self.photo, self.mask, self.depth = (code, message), None, None, None
+        self.error = (code, message)
+        self.photo = self.small = self.mask = self.depth = None
 
 
 def load(

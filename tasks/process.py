@@ -1,7 +1,8 @@
 """One shard from planned rows to commit: decode ahead, feed the device, write behind.
 
-A prefetch thread decodes the next photos, this thread feeds the device, a writer thread renders, encodes and stores.
-At most ``PIXELS_IN_FLIGHT`` pixels are decoded at each of the three places.
+Reader threads decode the next group of photos and bring them to the model's size while this thread feeds the device with
+one and a writer thread renders, encodes and stores the one before. At most ``PIXELS_IN_FLIGHT`` pixels are held decoded at
+each of the four places: gathered, waiting, on the device, being written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from fpcore.invert import Cancelled
 from fpcore.masks import SIDE, decode_mask
 from fpcore.metrics import psnr, ssim
 from fpcore.models.model import Model
+from fpcore.models.rows import auto_batch_size
 from fpcore.models.sizing import fit_size, pad
 from fpcore.render import render
 from fpcore.schedule import Schedule
@@ -36,6 +38,7 @@ from tasks.operations import (
     Outcome,
     Wishes,
     dark_channel_pixels,
+    inversion_method,
     run_dark_channel,
     run_dehaze,
     run_edit,
@@ -53,10 +56,12 @@ from tasks.store.objects import open_store, read_uri
 from tasks.store.schema import STAGES, shard_schema
 
 PIXELS_IN_FLIGHT = 64_000_000
+MOST_PHOTOS = 256  # in a group, where the batch size does not say
 LOOK_AHEAD = 4  # photos decoded ahead of the group that is being gathered
 MOST_PSNR = 100.0  # dB, given to identical pictures
 THUMBNAIL = (192, 256)  # height and width of the row's picture where no model sets a size
 Stop = Callable[[], bool] | None
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -94,7 +99,7 @@ def process_shard(
     done: list[Loaded] = []
     with ThreadPoolExecutor(1, "write") as writer:
         pending: Future[None] | None = None
-        for group in _groups(rows, config, model):
+        for group in _ahead(_groups(rows, config, model)):
             outcomes = _evaluate(group, config, model, should_stop)
             if sampled is not None and add_paths(sampled, config, outcomes):
                 sampled = None
@@ -119,13 +124,33 @@ def process_shard(
     }
 
 
-def _prefetched(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[Loaded]:
-    """Decoded photos in order, a few ahead of the consumer."""
-    limits, maps = PhotoLimits(max_pixels=config.max_pixels), (config.mask_folder, config.depth_folder)
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; the next one is being made while the consumer works on this one."""
+    with ThreadPoolExecutor(1, "gather") as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item
+
+
+def _prepared(row: dict[str, Any], config: RunConfig, model: Model | None) -> Loaded:
+    """A photo decoded and at the model's size."""
+    limits = PhotoLimits(max_pixels=config.max_pixels)
+    loaded = load(row, limits, masks=config.mask_folder, depths=config.depth_folder)
+    if loaded.photo is not None:
+        clock = perf_counter()
+        height, width = loaded.photo.size
+        loaded.small = model_input(loaded.photo, THUMBNAIL if model is None else fit_size(width, height, model)[::-1])
+        loaded.seconds["read"] += perf_counter() - clock
+    return loaded
+
+
+def _prefetched(rows: list[dict[str, Any]], config: RunConfig, model: Model | None) -> Iterator[Loaded]:
+    """Prepared photos in order, a few ahead of the consumer."""
     with ThreadPoolExecutor(2, "read") as readers:
         waiting: list[Future[Loaded]] = []
         for row in rows:
-            waiting.append(readers.submit(load, row, limits, masks=maps[0], depths=maps[1]))
+            waiting.append(readers.submit(_prepared, row, config, model))
             if len(waiting) > LOOK_AHEAD:
                 yield waiting.pop(0).result()
         for future in waiting:
@@ -135,16 +160,14 @@ def _prefetched(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[Loade
 def _groups(rows: list[dict[str, Any]], config: RunConfig, model: Model | None) -> Iterator[Group]:
     """Photos gathered by model size, each group as large as memory allows; failures ride in a group of their own."""
     gathering: dict[tuple[int, int], Group] = {}
-    for loaded in _prefetched(rows, config):
-        size = (0, 0)
-        if loaded.photo is not None:
-            height, width = loaded.photo.size
-            size = THUMBNAIL if model is None else fit_size(width, height, model)[::-1]
+    most = 8 * config.batch_size or MOST_PHOTOS
+    for loaded in _prefetched(rows, config, model):
+        size = (0, 0) if loaded.small is None else (loaded.small.shape[1], loaded.small.shape[2])
         group = gathering.setdefault(size, Group(size))
         group.photos.append(loaded)
         group.pixels += 0 if loaded.photo is None else loaded.photo.pixels.size // 3
         total = sum(g.pixels for g in gathering.values())
-        if total >= PIXELS_IN_FLIGHT or len(group.photos) >= 8 * config.batch_size:
+        if total >= PIXELS_IN_FLIGHT or len(group.photos) >= most:
             largest = max(gathering, key=lambda s: gathering[s].pixels) if total >= PIXELS_IN_FLIGHT else size
             yield gathering.pop(largest)
     yield from gathering.values()
@@ -154,10 +177,9 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     """The device's part. A group that does not fit the device fails as rows, not as a shard."""
     if group.size == (0, 0):
         return [None] * len(group.photos)
-    clock = perf_counter()
-    pixels = torch.from_numpy(np.stack([model_input(item.photo, group.size) for item in group.photos if item.photo]))
-    prepared = perf_counter() - clock
+    pixels = torch.from_numpy(np.stack([item.small for item in group.photos if item.small is not None]))
     try:
+        config = _with_batch_size(config, model, group.size)
         wishes = _wishes(group.photos, config, group.size)
         outcomes, seconds = _operate(config, model, pixels, wishes, _prior(group), should_stop)
     except torch.OutOfMemoryError:
@@ -171,7 +193,6 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     share = {stage: value / len(outcomes) for stage, value in seconds.items()}
     for item in group.photos:
         item.seconds.update(share)
-        item.seconds["read"] += prepared / len(outcomes)
     return list(outcomes)
 
 
@@ -179,6 +200,14 @@ def _prior(group: Group) -> torch.Tensor | None:
     """The group's depth maps (M, 1, h, w) at model size, or None where there are none."""
     maps = [resized(item.depth, group.size) for item in group.photos if item.depth is not None]
     return torch.from_numpy(np.stack(maps))[:, None] if maps else None
+
+
+def _with_batch_size(config: RunConfig, model: Model | None, size: tuple[int, int]) -> RunConfig:
+    """The configuration with the batch size that 0 stands for."""
+    if config.batch_size:
+        return config
+    rows = 1 if model is None else auto_batch_size(model, *size)
+    return config.model_copy(update={"batch_size": max(1, rows // inversion_method(config).paths)})
 
 
 def _wishes(photos: list[Loaded], config: RunConfig, size: tuple[int, int]) -> Wishes:
@@ -253,7 +282,7 @@ class _Finisher:
                     self._one(item, item.photo, outcome)
             if item.photo is not None:
                 item.result.update(height=item.photo.size[0], width=item.photo.size[1])
-            item.photo = item.mask = item.depth = None
+            item.photo = item.small = item.mask = item.depth = None
             PROGRESS.add("photos")
             PROGRESS.add("failed", int(item.error is not None))
 

@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 
 import fpcore.builtin
 from fpcore.models.codec import SpaceToDepth
+from fpcore.models.compiled import Compiled
 from fpcore.models.layout import TOKENIZER_FILES, WEIGHT_STEM, Component, Layout, read_layout
 from fpcore.models.memory import Attention, place, set_attention
 from fpcore.models.model import Family, Model
@@ -38,6 +39,7 @@ def load_model(
     vae_slicing: bool = False,
     vae_tiling: bool = False,
     cpu_offload: bool = False,
+    compile: bool = False,
 ) -> Model:
     """Load Stable Diffusion 1.x, 2.x, XL or a built-in model.
 
@@ -54,6 +56,7 @@ def load_model(
         vae_slicing: decode pictures of a batch one by one.
         vae_tiling: encode and decode large pictures in overlapping tiles.
         cpu_offload: keep each component in main memory except while it computes; needs a GPU.
+        compile: compile the UNet for each batch shape it meets; minutes at the start, for long runs.
 
     Raises:
         UnsafeModelError: the model could run code or its files are broken; nothing was executed.
@@ -62,6 +65,8 @@ def load_model(
     target = pick_device(device)
     if cpu_offload and target.type == "cpu":
         raise ValueError("cpu_offload moves components to a GPU while they compute; without a GPU leave it off")
+    if cpu_offload and compile:
+        raise ValueError("cpu_offload moves the UNet to and fro, which a compiled UNet does not allow: choose one of both")
     name = pretrained_model_name_or_path
     layout = read_layout(find_folder(name, revision, variant, local_files_only), variant)
     family = detect_family(layout)
@@ -76,7 +81,7 @@ def load_model(
     return Model(
         name=name,
         family=family,
-        unet=unet,
+        unet=Compiled(unet) if compile else unet,
         vae=vae,
         text_encoders=tuple(encoders),
         tokenizers=tuple(_load_tokenizer(components[f"tokenizer{i}"]) for i in _suffixes(family)),

@@ -1,4 +1,4 @@
-"""Where components lie and how attention is computed: the settings that trade speed for memory."""
+"""Where components lie, how attention is computed: the settings that trade speed for memory."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def place(components: Sequence[nn.Module], device: torch.device, cpu_offload: bo
         module.requires_grad_(False).eval()
         if not cpu_offload:
             module.to(device)
+        if device.type == "cuda" and next(module.parameters(), torch.empty(0)).dtype in (torch.float16, torch.bfloat16):
+            module.to(memory_format=torch.channels_last)  # the layout that tensor cores convolve in
     with_weights = [module for module in components if any(True for _ in module.parameters())]
     if cpu_offload:
         for module in with_weights:

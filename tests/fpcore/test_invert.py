@@ -313,3 +313,38 @@ def test_a_status_never_flatters(rho: float, name: str, poison: str | None, damp
     assert (watched[settled] < 1e-3).all()
     if poison in ("nan", "inf"):
         assert inversion.status[1] == Status.NONFINITE
+
+
+def test_rows_that_nobody_needs_leave_the_batch() -> None:
+    """Six images of unequal difficulty: the batch is full while images wait, then as small as those still iterating."""
+    schedule = sd_schedule(20)
+    model = mixture(schedule, torch.float64)
+    z0 = model.draw(6, torch.Generator().manual_seed(2)).double() * torch.tensor([0, 1, 1, 1, 3, 9]).view(-1, 1, 1, 1)
+    sizes: list[int] = []
+
+    def counted(z: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return model.predict(z, t, image)
+
+    together = invert(counted, schedule, z0, method("inter-path", tolerance=1e-6), batch_size=4, seeds=[5] * 6)
+    assert sizes[0] == 8
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == sum(together.nfe)  # not one row was evaluated in vain
+    alone = [invert(model.predict, schedule, z[None], method("inter-path", tolerance=1e-6), seeds=[5]) for z in z0]
+    torch.testing.assert_close(together.latents, torch.cat([one.latents for one in alone]), rtol=1e-9, atol=1e-12)
+    assert together.nfe == [one.nfe[0] for one in alone]
+
+
+def test_sampling_splits_into_nearly_equal_batches() -> None:
+    schedule = sd_schedule(3)
+    model, sizes = mixture(schedule, torch.float64), []
+
+    def counted(z: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        sizes.append((len(z), image.tolist()))
+        return model.predict(z, t, image)
+
+    z = torch.randn(9, *model.draw(1, torch.Generator()).shape[1:], dtype=torch.float64)
+    whole = sample(counted, schedule, z, batch_size=4)
+    assert [rows for rows, _ in sizes] == [3] * 9
+    assert [images for _, images in sizes[::3]] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    torch.testing.assert_close(whole, sample(model.predict, schedule, z, batch_size=9), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,65 @@
+"""How many rows a batch gets, and a compiled UNet that sees few shapes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fpcore.models.compiled import Compiled
+from fpcore.models.load import load_model
+from fpcore.models.rows import MOST_ROWS, auto_batch_size, rows_that_fit
+from tests.tiny_models import tiny_sd1
+
+
+def test_a_processor_gets_few_rows_of_large_latents_and_many_of_small_ones(tmp_path: Path) -> None:
+    assert auto_batch_size(load_model("builtin:haze", device="cpu"), 32, 32) == 16
+    stable = load_model(str(tiny_sd1(tmp_path)), device="cpu")
+    assert auto_batch_size(stable, 500, 512) == 1
+    assert auto_batch_size(stable, 64, 64) == 16
+
+
+@pytest.mark.parametrize(("free", "two", "each", "rows"), [(100, 10, 5, 16), (100, 10, 1, MOST_ROWS), (10, 20, 9, 1)])
+def test_rows_fill_what_is_free_but_for_a_fifth(free: int, two: int, each: int, rows: int) -> None:
+    assert rows_that_fit(free, two, each) == rows
+    assert rows == 1 or two + (rows - 2) * each <= 0.8 * free
+
+
+class Toy(nn.Module):
+    """The UNet's interface around one layer, with a note of the shapes it was traced for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(3, 3), torch.float32
+
+    def forward(self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor, **options: object) -> tuple[Tensor]:
+        return (self.layer(z) + t[:, None] * encoder_hidden_states,)
+
+
+class Noted(nn.Module):
+    """Notes the numbers of rows that arrive."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.shapes = inner, set()
+
+    def forward(self, z: Tensor, *rest: object, **named: object) -> tuple[Tensor]:
+        self.shapes.add(len(z))
+        return self.inner(z, *rest, **named)
+
+
+def test_compiled_rows_equal_the_plain_ones_and_shapes_are_few() -> None:
+    torch._dynamo.reset()
+    plain = Toy().requires_grad_(False)
+    compiled = Compiled(plain)
+    noted = compiled.compiled = Noted(compiled.compiled)
+    for rows in (1, 3, 4, 5, 7, 8):
+        z, t, text = torch.randn(rows, 3), torch.arange(rows), torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(z, t, text, None)[0], plain(z, t, text)[0])
+    assert noted.shapes == {1, 4, 8}
+    assert compiled.dtype == torch.float32
+
+
+def test_a_compiled_unet_cannot_be_moved_to_and_fro() -> None:
+    with pytest.raises(ValueError, match="compile"):
+        load_model("builtin:haze", device="meta", cpu_offload=True, compile=True)
