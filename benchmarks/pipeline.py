@@ -153,7 +153,7 @@ def whole(job: Job) -> Iterator[dict[str, Any]]:
     """(d) From files to committed rows and pictures, with the network and with one that costs nothing."""
     count = len(job.hazy)
     with tempfile.TemporaryDirectory() as folder:
-        run(job, folder, "warm", 4, job.model.unet)
+        run(job, folder, "warm", 2, NoNetwork(job.model.unet))
         meter = Meter(job.model.unet)
         used = time.process_time()
         wall = run(job, folder, "real", count, meter)

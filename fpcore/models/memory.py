@@ -33,13 +33,19 @@ def place(components: Sequence[nn.Module], device: torch.device, cpu_offload: bo
         module.requires_grad_(False).eval()
         if not cpu_offload:
             module.to(device)
-        if device.type == "cuda" and next(module.parameters(), torch.empty(0)).dtype in (torch.float16, torch.bfloat16):
-            module.to(memory_format=torch.channels_last)  # the layout that tensor cores convolve in
+        if device.type == "cuda":
+            _channels_last(module)
     with_weights = [module for module in components if any(True for _ in module.parameters())]
     if cpu_offload:
         for module in with_weights:
             others = [other for other in with_weights if other is not module]
             add_hook_to_module(module, OneAtATime(device, others))
+
+
+def _channels_last(module: Any) -> None:
+    """Lay half-precision convolutions out as tensor cores take them."""
+    if next(module.parameters(), torch.empty(0)).dtype in (torch.float16, torch.bfloat16):
+        module.to(memory_format=torch.channels_last)
 
 
 class OneAtATime(ModelHook):  # type: ignore[misc]
