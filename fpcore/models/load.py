@@ -66,7 +66,9 @@ def load_model(
     if cpu_offload and target.type == "cpu":
         raise ValueError("cpu_offload moves components to a GPU while they compute; without a GPU leave it off")
     if cpu_offload and compile:
-        raise ValueError("cpu_offload moves the UNet to and fro, which a compiled UNet does not allow: choose one of both")
+        raise ValueError(
+            "cpu_offload moves the UNet to and fro, which a compiled UNet does not allow: choose one of both"
+        )
     name = pretrained_model_name_or_path
     layout = read_layout(find_folder(name, revision, variant, local_files_only), variant)
     family = detect_family(layout)
