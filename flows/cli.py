@@ -172,7 +172,7 @@ def dehaze(
     depth: Annotated[
         str | None, typer.Option(help="folder of depth maps under the same names (or .png), white far: prior-weighted")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images in flight on the device")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images in flight on the device; 0 = automatic")] = None,
     shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
     reference: Annotated[
