@@ -42,6 +42,10 @@ class Recipe(ABC):
     crops_per_photo: int
     batch_size: int
     layers_per_block: int = 1
+    noise_power: float = 1.0
+    """Timesteps are drawn as T uᵖ, u uniform: below 1 the noisy ones, where the text decides, come more often."""
+    text_rate: float = 1.0
+    """Learning rate of the text encoder and of cross-attention, as a multiple of the others'."""
 
     @abstractmethod
     def words(self, crops: Crops) -> list[str]:
@@ -52,9 +56,17 @@ class Recipe(ABC):
         """A batch of pixels (B, 3, S, S) in [-1, 1] and their conditions."""
 
 
-def _photographs(crops: Crops, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``count`` random crops (count, 3, S, S) in [0, 1], half of them mirrored, and their photographs' indices."""
-    chosen = torch.randint(len(crops.pixels), (count,), generator=generator)
+def _photographs(
+    crops: Crops, count: int, generator: torch.Generator, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``count`` random crops (count, 3, S, S) in [0, 1], half of them mirrored, and their photographs' indices.
+
+    ``weight`` (N,): how often each crop comes; None: all alike.
+    """
+    if weight is None:
+        chosen = torch.randint(len(crops.pixels), (count,), generator=generator)
+    else:
+        chosen = torch.multinomial(weight, count, replacement=True, generator=generator)
     pixels = crops.pixels[chosen].float() / 255
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels), crops.photo[chosen]
@@ -105,12 +117,16 @@ class ScenesRecipe(Recipe):
 
     image_size: int = 64
     patch_size: int = 4
-    block_out_channels: tuple[int, ...] = (128, 192, 256)
-    text_width: int = 128
+    block_out_channels: tuple[int, ...] = (96, 128)
+    text_width: int = 64
     text_layers: int = 2
     max_length: int = 24
     crops_per_photo: int = 8
-    batch_size: int = 64
+    batch_size: int = 48
+    noise_power: float = 0.4
+    text_rate: float = 3.0
+    described_share: float = 0.15
+    """Share of examples that come from photographs with several captions; the others are named by what they show."""
 
     def words(self, crops: Crops) -> list[str]:
         """Words that at least three captions use."""
@@ -118,7 +134,10 @@ class ScenesRecipe(Recipe):
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
         """Photographs under one of their captions, 10 % under the null text."""
-        pixels, photo = _photographs(crops, self.batch_size, generator)
+        described = torch.tensor([len(texts) > 1 for texts in crops.captions])[crops.photo].float()
+        many, few = described.sum().clamp_min(1), (1 - described).sum().clamp_min(1)
+        weight = self.described_share * described / many + (1 - self.described_share) * (1 - described) / few
+        pixels, photo = _photographs(crops, self.batch_size, generator, weight)
         dropped = torch.rand(len(photo), generator=generator) < 0.1
         pick = torch.rand(len(photo), generator=generator)
         prompts = [

@@ -28,6 +28,7 @@ from fpcore.builtin.photographs import load_crops
 from fpcore.builtin.recipes import RECIPES, Mixture, Recipe, default_folders
 from fpcore.builtin.text import build_text_encoder, build_tokenizer, token_ids
 from fpcore.models.codec import SpaceToDepth
+from fpcore.models.load import load_model
 
 log = logging.getLogger("fpcore.builtin.train")
 
@@ -87,17 +88,26 @@ class Denoiser(nn.Module):
 
 
 def loss_per_row(
-    model: Denoiser, scheduler: Any, z0: Tensor, condition: Mixture, g: torch.Generator
+    model: Denoiser, scheduler: Any, z0: Tensor, condition: Mixture, g: torch.Generator, noise_power: float = 1.0
 ) -> Tensor:
     """Mean squared error of v per row. Both halves of the batch see the same noise at the same timestep."""
     half = (len(z0) + 1) // 2
-    t = torch.randint(1000, (half,), generator=g).repeat(2)[: len(z0)].to(z0.device)
+    t = (1000 * torch.rand(half, generator=g) ** noise_power).long().clamp_max(999)
+    t = t.repeat(2)[: len(z0)].to(z0.device)
     noise = torch.randn((half, *z0.shape[1:]), generator=g).repeat(2, 1, 1, 1)[: len(z0)].to(z0.device)
     z = scheduler.add_noise(z0, noise, t)
     target = scheduler.get_velocity(z0, noise, t)
     with torch.autocast(z0.device.type, torch.bfloat16):
         velocity = model(z, t, condition)
     return F.mse_loss(velocity.float(), target, reduction="none").mean((1, 2, 3))
+
+
+def parameter_groups(model: Denoiser, recipe: Recipe) -> list[dict[str, Any]]:
+    """The optimizer's groups: what hears the text, at ``recipe.text_rate`` times the learning rate, and the rest."""
+    hearing, rest = [], []
+    for name, parameter in model.named_parameters():
+        (hearing if "attn2" in name or name.startswith("text_encoder") else rest).append(parameter)
+    return [{"params": hearing, "multiple": recipe.text_rate}, {"params": rest, "multiple": 1.0}]
 
 
 @torch.no_grad()
@@ -153,6 +163,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--every", type=int, default=250, help="iterations between checkpoints")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--start-from", help="a model whose UNet has the same sizes, to start from its weights")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -170,8 +181,10 @@ def main() -> None:
     log.info("%d crops of %d photographs", len(crops.pixels), len(crops.captions))
     tokenizer = build_tokenizer(recipe.words(crops), recipe.max_length, args.out / "model" / "tokenizer")
     model, scheduler = Denoiser(recipe, tokenizer).to(device), build_scheduler()
+    if args.start_from:
+        model.unet.load_state_dict(load_model(args.start_from).unet.float().state_dict())
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.01, fused=True)
     checkpoint, first = args.out / "checkpoint.pt", 0
     if checkpoint.is_file():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -184,9 +197,9 @@ def main() -> None:
         generator = torch.Generator().manual_seed((args.seed << 32) + i)
         rate = args.learning_rate * min(1.0, (i + 1) / 100, (args.iterations - i) / (0.25 * args.iterations))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["multiple"]
         pixels, condition = recipe.draw(crops, generator)
-        loss = loss_per_row(model, scheduler, codec.encode(pixels).to(device), condition, generator).mean()
+        loss = loss_per_row(model, scheduler, codec.encode(pixels).to(device), condition, generator, recipe.noise_power).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -105,7 +105,7 @@ def find_folder(name: str, revision: str | None, variant: str | None, local_file
     if name and Path(name).is_dir():
         return Path(name)
     if not HUB_ID.fullmatch(name):
-        raise ValueError(f"no model {name!r}: give builtin:haze, a diffusers folder, or a hub id (owner/name)")
+        raise ValueError(f"no model {name!r}: give builtin:haze, builtin:scenes, a diffusers folder, or a hub id (owner/name)")
     try:
         return Path(
             snapshot_download(
