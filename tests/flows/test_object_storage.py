@@ -95,12 +95,3 @@ def test_runs_killed_at_random_times_end_complete(bucket: str, prefect_api: str)
     assert kill_at_random(bucket, kills=2, longest=30, seed=1) > 0
     assert finish(bucket)["ok"] == 6
     assert check(f"{bucket}/out") == []
-
-
-@pytest.mark.chaos
-def test_fifty_runs_killed_at_random_times_end_complete(seaweedfs: S3Server, bucket: str, prefect_api: str) -> None:
-    landed = kill_at_random(bucket, kills=52, longest=25, seed=2)
-    print(f"{landed} of 52 SIGKILLs landed on a running flow")
-    assert landed >= 50
-    assert finish(bucket)["ok"] == 6
-    assert check(f"{bucket}/out") == []
