@@ -33,8 +33,8 @@ class HazeScale:
         return self.densest / (len(self.prompts) - 1)
 
     def condition(self, model: Model, amount: Tensor) -> Condition:
-        """The condition for each amount (B,), interpolated between the two nearest prompts."""
-        position = (amount.cpu() / self.spacing).clamp(0, len(self.prompts) - 1)
+        """The condition for each amount (B,), interpolated between the two nearest prompts; the first for an amount of NaN."""
+        position = (amount.cpu().nan_to_num(0.0) / self.spacing).clamp(0, len(self.prompts) - 1)
         low = position.long().clamp_max(len(self.prompts) - 2)
         embedded = model.embed(self.prompts)
         device = embedded.embeddings.device

@@ -39,5 +39,6 @@ def test_only_the_poisoned_photo_fails(tmp_path: Path, prefect_api: str, monkeyp
         if row["key"] != "bright.png":
             assert by_key[row["key"]]["status"] == "ok"
             name = row["output_path"]
-            assert (dirty / name).read_bytes() == (clean / name).read_bytes()
+            there, alone = (np.asarray(Image.open(out / name)).astype(int) for out in (dirty, clean))
+            assert abs(there - alone).max() <= 1  # the poisoned row leaves the batch early: sums of another order
     check(dirty)
