@@ -104,7 +104,8 @@ def loss_per_row(
 
 def parameter_groups(model: Denoiser, recipe: Recipe) -> list[dict[str, Any]]:
     """The optimizer's groups: what hears the text, at ``recipe.text_rate`` times the learning rate, and the rest."""
-    hearing, rest = [], []
+    hearing: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (hearing if "attn2" in name or name.startswith("text_encoder") else rest).append(parameter)
     return [{"params": hearing, "multiple": recipe.text_rate}, {"params": rest, "multiple": 1.0}]
