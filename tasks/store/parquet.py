@@ -70,7 +70,7 @@ def read_footer(data: bytes, name: str) -> dict[str, Any]:
 def _metadata(data: bytes, name: str) -> dict[bytes, bytes]:
     try:
         return dict(pq.read_metadata(pa.BufferReader(data)).metadata or {})
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Corrupt(f"{name} is not a readable Parquet object ({error}): restore it from a copy") from error
 
 
@@ -136,5 +136,5 @@ def stored_schema(data: bytes, name: str) -> pa.Schema:
     """
     try:
         return shard_schema(latent_shape(pq.read_schema(pa.BufferReader(data))))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Corrupt(f"{name} is not a readable Parquet object ({error}): restore it from a copy") from error
