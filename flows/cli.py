@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows import orchestration
 from flows.editing_cli import mask_runs, register
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Fixed-point diffusion inversion, editing and dehazing of photographs by the hundred thousand.",
 )
+app.add_typer(orchestration.app)
 console = Console(stderr=True)
 USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
 
@@ -34,6 +36,10 @@ Model = Annotated[
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="any other setting, as name=value; see 'fixpoint settings'")
+]
+Execute = Annotated[
+    list[str] | None,
+    typer.Option("--execution", help="how it is carried out, as name=value: runner=process workers=4 …"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
@@ -48,7 +54,7 @@ def stop(code: int, message: str) -> NoReturn:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Errors that users can mend become a sentence and an exit code."""
-    from flows.pipeline import Incomplete, TooManyFailures
+    from flows.execution import Incomplete, TooManyFailures
     from tasks.store.errors import StoreError
 
     try:
@@ -64,12 +70,12 @@ def plain_errors() -> Iterator[None]:
 
 
 def settings_of(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
-    """The options given, and ``--set name=value`` pairs with values read as JSON where they are JSON."""
+    """The options given, and ``name=value`` pairs with values read as JSON where they are JSON."""
     settings = {name: value for name, value in given.items() if value is not None}
     for pair in pairs or []:
         name, separator, text = pair.partition("=")
         if not separator:
-            stop(USAGE, f"--set takes name=value, not {pair!r}")
+            stop(USAGE, f"--set and --execution take name=value, not {pair!r}")
         try:
             settings[name.replace("-", "_")] = json.loads(text)
         except ValueError:
@@ -127,8 +133,8 @@ def run(
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.execution import Execution
         from flows.operations import FLOWS
-        from flows.pipeline import Execution
         from tasks.config import RunConfig
 
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
@@ -181,6 +187,7 @@ def dehaze(
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
     set_: Set = None,
+    execute: Execute = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -192,7 +199,7 @@ def dehaze(
         tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
         mask_folder=masks, depth_folder=depth,
     )  # fmt: skip
-    execution = {"reference": reference, "max_failed_fraction": max_failed, "report": report}
+    execution = settings_of(execute, reference=reference, max_failed_fraction=max_failed, report=report)
     run("dehaze", source, output, settings, execution, as_json, verbose)
 
 
@@ -223,6 +230,7 @@ def edit(
     seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     set_: Set = None,
+    execute: Execute = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -237,7 +245,8 @@ def edit(
         cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
         seed=seed, mask=mask_runs(mask),
     )  # fmt: skip
-    run("edit", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
+    execution = settings_of(execute, max_failed_fraction=max_failed)
+    run("edit", source, output, settings, execution, as_json, verbose)
 
 
 @app.command()
@@ -251,6 +260,7 @@ def invert(
     tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     set_: Set = None,
+    execute: Execute = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -263,7 +273,8 @@ def invert(
         num_inference_steps=steps,
         tolerance=tolerance,
     )
-    run("invert", source, output, settings, {"max_failed_fraction": max_failed}, as_json, verbose)
+    execution = settings_of(execute, max_failed_fraction=max_failed)
+    run("invert", source, output, settings, execution, as_json, verbose)
 
 
 evaluations = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")

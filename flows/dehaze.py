@@ -6,20 +6,28 @@ from typing import Any
 
 from prefect import flow
 
-from flows.pipeline import ONE_DEVICE, Execution, run_batch
+from flows.execution import Execution
+from flows.hooks import HOOKS
+from flows.pipeline import run_batch
 from tasks.config import RunConfig
 
 
 @flow(
     name="dehaze",
-    flow_run_name="dehaze {source}",
+    flow_run_name="dehaze {source} to {output}",
     description="Dehaze the photos of a folder, bucket or manifest.",
-    task_runner=ONE_DEVICE,
     persist_result=False,
-    validate_parameters=True,
+    **HOOKS,
 )
 def dehaze(
     source: str, output: str, config: RunConfig = RunConfig(), execution: Execution = Execution()
 ) -> dict[str, Any]:
-    """Dehaze every photo of ``source`` that ``output`` has no row for."""
+    """Dehaze every photo of ``source`` that ``output`` has no row for.
+
+    Args:
+        source: folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)
+        output: folder or s3:// prefix that the results go to; the same output again does only what is new
+        config: what is done to every photo
+        execution: how the run is carried out
+    """
     return run_batch(source, output, config.model_copy(update={"operation": "dehaze"}), execution)

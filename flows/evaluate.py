@@ -12,7 +12,8 @@ import duckdb
 from PIL import Image, ImageDraw
 from prefect import flow
 
-from flows.pipeline import ONE_DEVICE, Execution, run_batch
+from flows.execution import Execution
+from flows.pipeline import run_batch
 from tasks.config import RunConfig
 
 MEASURES = """
@@ -49,7 +50,6 @@ def find_pairs(data: str) -> tuple[Path, Path]:
     name="evaluate",
     flow_run_name="evaluate {data}",
     description="RESIDE protocol: hazy pairs, the clear side, round trip, and real photographs.",
-    task_runner=ONE_DEVICE,
     persist_result=False,
 )
 def evaluate_reside(

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 from prefect import flow
 
-from flows.pipeline import ONE_DEVICE, Execution, run_batch
+from flows.execution import Execution
+from flows.pipeline import run_batch
 from tasks.config import RunConfig
 from tasks.edit_sheet import SheetRow, edit_sheet
 from tasks.pie_bench import measure_run, published_rows
@@ -41,7 +42,6 @@ Table = list[dict[str, Any]]
     name="evaluate-pie-bench",
     flow_run_name="evaluate pie-bench {data}",
     description="PIE-Bench: seven measures for every inversion method and guidance mode, editing and reconstruction.",
-    task_runner=ONE_DEVICE,
     persist_result=False,
 )
 def evaluate_pie_bench(

@@ -6,19 +6,28 @@ from typing import Any
 
 from prefect import flow
 
-from flows.pipeline import ONE_DEVICE, Execution, run_batch
+from flows.execution import Execution
+from flows.hooks import HOOKS
+from flows.pipeline import run_batch
 from tasks.config import RunConfig
 
 
 @flow(
     name="invert",
-    flow_run_name="invert {source}",
+    flow_run_name="invert {source} to {output}",
     description="Invert photos to latents whose regeneration gives them back.",
-    task_runner=ONE_DEVICE,
     persist_result=False,
+    **HOOKS,
 )
 def invert(
     source: str, output: str, config: RunConfig = RunConfig(operation="invert"), execution: Execution = Execution()
 ) -> dict[str, Any]:
-    """Invert every photo of ``source`` that ``output`` has no row for."""
+    """Invert every photo of ``source`` that ``output`` has no row for.
+
+    Args:
+        source: folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)
+        output: folder or s3:// prefix that the results go to; the same output again does only what is new
+        config: what is done to every photo
+        execution: how the run is carried out
+    """
     return run_batch(source, output, config.model_copy(update={"operation": "invert"}), execution)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
+
+from prefect import Flow
 
 from flows.dehaze import dehaze
 from flows.edit import edit
 from flows.invert import invert
 
-FLOWS: dict[str, Callable[..., dict[str, Any]]] = {"dehaze": dehaze, "edit": edit, "invert": invert}
+FLOWS: dict[str, Flow[..., dict[str, Any]]] = {"dehaze": dehaze, "edit": edit, "invert": invert}

@@ -49,7 +49,7 @@ from tasks.paths import add_paths
 from tasks.photo_files import Provenance, encode_photo
 from tasks.photo_formats import PhotoError
 from tasks.photos import Photo, PhotoLimits, Pixels, model_input
-from tasks.progress import PROGRESS
+from tasks.progress import PROGRESS, worker
 from tasks.store.errors import StoreError
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store, read_uri
@@ -121,6 +121,8 @@ def process_shard(
         "failed": failed,
         "nfe": sum(item.result.get("nfe") or 0 for item in done),
         "seconds": round(perf_counter() - clock, 3),
+        "worker": worker(),
+        "model_loads": PROGRESS.get("model_loads"),
     }
 
 
@@ -405,6 +407,8 @@ def _footer(config: RunConfig, model: Model | None, started: datetime) -> dict[s
         "versions": versions(),
         "started_at": started.isoformat(),
         "finished_at": datetime.now(UTC).isoformat(),
+        "worker": worker(),
+        "model_loads": PROGRESS.get("model_loads"),
         "method": config.method,
         "num_inference_steps": config.num_inference_steps,
         "statuses": [status.label for status in Status],

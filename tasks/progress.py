@@ -1,9 +1,17 @@
-"""How far this process has come: counters that a progress bar or an artifact reads."""
+"""How far this process has come: counters that a progress bar or an artifact reads, and a run's pace."""
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
+import time
 from dataclasses import dataclass, field
+
+
+def worker() -> str:
+    """The name of this process among all machines: host (or pod) and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass
@@ -31,3 +39,33 @@ class Progress:
 
 PROGRESS = Progress()
 """This process's counts."""
+
+
+@dataclass
+class Pace:
+    """Photos done of those expected, photos a second, time left."""
+
+    expected: int
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def percent(self) -> float:
+        """Share done, 0 to 100."""
+        return min(100.0, 100 * self.done / self.expected) if self.expected else 100.0
+
+    def __str__(self) -> str:
+        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        text = f"{self.done} of {self.expected} photos"
+        if not self.done:
+            return text
+        left = max(self.expected - self.done, 0) / rate
+        return f"{text}, {rate:.3g} photos/s, {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

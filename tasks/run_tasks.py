@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.sync import concurrency
 from prefect.tasks import Task, exponential_backoff
 
+from fpcore.invert import Cancelled
 from fpcore.masks import check_runs
 from tasks.config import RunConfig
 from tasks.edit_options import blend_pair, edit_settings
+from tasks.interruption import INTERRUPTION
 from tasks.models import model_for
 from tasks.operations import inversion_method
 from tasks.process import process_shard, versions
@@ -22,6 +26,10 @@ from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 
 TRANSIENT = (StoreUnavailable, ConnectionError, TimeoutError)
+
+
+class ShardTimeout(RuntimeError):
+    """A shard took longer than the run allows. Not transient: it would again."""
 
 
 def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -48,7 +56,7 @@ def check(config: RunConfig) -> None:
         model_for(config)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan")
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan", timeout_seconds=4 * 3600)
 def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[str, Any]:
     """Check the configuration, make the output ours and plan the photos that no plan has claimed yet.
 
@@ -71,17 +79,41 @@ def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[
     cache_policy=NO_CACHE,
     persist_result=False,
     task_run_name="shard {plan:06d}-{shard:05d}",
+    tags=["shard"],
     retries=3,
     retry_delay_seconds=exponential_backoff(5),
     retry_jitter_factor=0.5,
     retry_condition_fn=is_transient,
 )
-def process(output: str, config: RunConfig, plan: int, shard: int, reference: str | None) -> dict[str, Any]:
-    """Process and commit one shard."""
-    return process_shard(output, config, plan, shard, reference=reference)
+def process(
+    output: str,
+    config: RunConfig,
+    plan: int,
+    shard: int,
+    reference: str | None = None,
+    timeout: float = 3600,
+    limit: str | None = None,
+) -> dict[str, Any]:
+    """Process and commit one shard, holding a slot of the global concurrency limit ``limit`` if one is named.
+
+    Raises ShardTimeout between two network calls once ``timeout`` seconds have passed, ``Cancelled`` when the run is
+    interrupted; nothing of the shard is committed then.
+    """
+    with concurrency(limit, strict=True, raise_on_lease_renewal_failure=False) if limit else nullcontext():
+        try:
+            return process_shard(
+                output, config, plan, shard, reference=reference, should_stop=INTERRUPTION.or_after(timeout)
+            )
+        except Cancelled:
+            if INTERRUPTION.event.is_set():
+                raise
+            raise ShardTimeout(
+                f"shard {plan}-{shard} was stopped after {timeout:.0f} s: allow more by shard_timeout, or plan smaller "
+                "shards by shard_size"
+            ) from None
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report")
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report", timeout_seconds=3600)
 def report(output: str) -> dict[str, Any]:
     """Write the report from the committed shards."""
     summary = write_report([output])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.cloud_servers import CloudServer, run_azurite, run_gcs
+from tests.prefect_server import run_prefect_server
 from tests.servers import S3Server, run_moto, run_seaweedfs
 
 torch.set_num_threads(1)  # small tensors gain nothing from threads, and servers and children need the other core
@@ -46,17 +47,12 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudServer]:
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server of this test session's own; its API URL, also in the environment of child processes."""
-    os.environ.update(
-        DO_NOT_TRACK="1",
-        PREFECT_SERVER_ANALYTICS_ENABLED="false",
-        PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")),
-        PREFECT_LOGGING_LEVEL="CRITICAL",
-    )
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+    home = tmp_path_factory.mktemp("prefect")
+    os.environ.update(PREFECT_HOME=str(home), PREFECT_LOGGING_LEVEL="CRITICAL")
+    with run_prefect_server(home) as url:
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=180):
-        url = PREFECT_API_URL.value()
         os.environ["PREFECT_API_URL"] = url
-        yield url
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: str(home)}):
+            yield url
         del os.environ["PREFECT_API_URL"]

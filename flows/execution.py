@@ -1,0 +1,62 @@
+"""How a run is carried out: the second half of every batch flow's parameters; and how a part of it can end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RunnerName = Literal["thread", "process", "ray", "work-pool"]
+
+
+class Execution(BaseModel):
+    """How a run is carried out; none of it changes a result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runner: RunnerName = Field(
+        "thread",
+        description="thread: this process; process: a process for each GPU of this machine; ray: a Ray cluster "
+        "(RAY_ADDRESS); work-pool: flow runs on the workers of a Prefect work pool",
+    )
+    workers: int = Field(1, ge=1, le=1000, description="processes, or flow runs of the work pool, that share the run")
+    deployment: str = Field("shards/gpu", description="work pool: the deployment whose runs take a share each")
+    window: int = Field(100, ge=1, le=1000, description="shards submitted and not yet finished, at most")
+    attempts: int = Field(3, ge=1, le=20, description="passes over shards whose worker was lost")
+    shard_timeout: float = Field(
+        3600,
+        gt=0,
+        description="seconds for one shard; a flow run of the work pool that commits nothing for so long is replaced",
+    )
+    concurrency_limit: str | None = Field(
+        None, description="global concurrency limit that every shard holds a slot of; made by 'fixpoint setup'"
+    )
+    max_failed_fraction: float = Field(0.05, ge=0, le=1, description="share of failed photos above which the run fails")
+    reference: str | None = Field(None, description="folder of ground truth under the same names, for PSNR and SSIM")
+    allow_http: bool = Field(False, description="read photos from http(s) addresses of a manifest")
+    report: bool = Field(True, description="write report/ at the end")
+
+    @model_validator(mode="after")
+    def _one_thread(self) -> Self:
+        """A model keeps attention maps while it computes: two shards in one process would mix them."""
+        if self.runner == "thread" and self.workers > 1:
+            raise ValueError(f"workers is {self.workers} but runner is thread: choose process, ray or work-pool")
+        return self
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a shard, or a worker's share, ended: its summary, or an error; ``lost``: with its worker, so try again."""
+
+    done: dict[str, Any] | None = None
+    error: str | None = None
+    lost: bool = False
+
+
+class TooManyFailures(RuntimeError):
+    """More photos failed than ``max_failed_fraction`` allows. Their rows say why; the others are done."""
+
+
+class Incomplete(RuntimeError):
+    """Some shards could not be committed; the same command goes on with them."""

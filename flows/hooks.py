@@ -1,0 +1,35 @@
+"""What a run that did not complete leaves in Prefect: one artifact that says what failed, why, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Flow, get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import FlowRun, State
+
+from tasks.failures import failure_summary
+
+
+def publish_failures(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
+    """Hook for failure, crash and cancellation: a Markdown artifact ``failures`` on the flow run."""
+    del flow
+    output = run.parameters.get("output")
+    heading = f"# {run.name}: {state.name}\n\n{state.message or ''}\n\n"
+    artifact = ArtifactCreate(
+        key="failures",
+        type="markdown",
+        description=f"What is left to do in {output}",
+        data=heading + failure_summary(str(output)),
+        flow_run_id=run.id,
+    )
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact)
+
+
+HOOKS: dict[str, Any] = {
+    "on_failure": [publish_failures],
+    "on_crashed": [publish_failures],
+    "on_cancellation": [publish_failures],
+}
+"""For every batch flow."""

@@ -1,0 +1,76 @@
+"""Where the shards of a run are computed: threads, processes with a device each, or a Ray cluster.
+
+Every runner keeps the model of a worker process for all its shards: one load a process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from flows.execution import Execution
+from tasks.devices import begin_worker, visible_devices
+from tasks.interruption import INTERRUPTION
+
+
+@contextmanager
+def open_runner(execution: Execution) -> Iterator[TaskRunner[Any]]:
+    """The task runner an execution names, started. An exception in the block interrupts what runs, then waits for it.
+
+    Raises ValueError for more processes than GPUs, or if Ray is wanted and not installed.
+    """
+    with ExitStack() as stack:
+        runner = {"thread": _thread, "process": _process, "ray": _ray}[execution.runner](execution, stack)
+        stack.enter_context(runner)
+        stack.enter_context(_interrupting())
+        yield runner
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    """Turns any way out but the ordinary one (a signal, a cancellation) into an interruption of the running shards."""
+    INTERRUPTION.event.clear()
+    try:
+        yield
+    except BaseException:
+        INTERRUPTION.event.set()
+        raise
+
+
+def _thread(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:
+    """One worker: a shard is wide enough to fill a device."""
+    del execution, stack
+    return ThreadPoolTaskRunner(max_workers=1)
+
+
+def _process(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:
+    """A process for each device, pinned to it before torch looks."""
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    for device in visible_devices(execution.workers):
+        devices.put(device)
+    mine, INTERRUPTION.event = INTERRUPTION.event, context.Event()
+    stack.callback(setattr, INTERRUPTION, "event", mine)
+    return ProcessPoolTaskRunner(
+        max_workers=execution.workers,
+        initializer=begin_worker,
+        initargs=(devices, INTERRUPTION.event, execution.workers),
+    )
+
+
+def _ray(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:
+    """One GPU a task. ``max_calls=0`` keeps Ray from a fresh process, and so a model load, for every GPU task."""
+    del execution
+    try:
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError:
+        raise ValueError("runner is ray, which is not installed: pip install 'fixpoint-diffusion[ray]'") from None
+    stack.enter_context(remote_options(num_gpus=1, num_cpus=1, max_calls=0))
+    runner: TaskRunner[Any] = RayTaskRunner(address=os.environ.get("RAY_ADDRESS"))
+    return runner

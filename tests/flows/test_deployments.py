@@ -1,0 +1,148 @@
+"""Deployments on a real Prefect server: made from prefect.yaml, scheduled, picked up, cancelled, resumed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterName
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Cancelling
+
+from tests.chaos.check_output import check
+from tests.photographs import write_photos
+from tests.prefect_server import run_worker, wait_until
+from tests.servers import S3Server
+
+PHOTOS = 12
+
+
+def upload(server: S3Server, folder: Path, photos: int) -> tuple[str, list[str]]:
+    """A fresh bucket prefix with photos under ``photos/``, and their keys."""
+    url = server.fresh_url()
+    name, _, prefix = url.removeprefix("s3://").partition("/")
+    keys = write_photos(folder, photos)
+    for key in keys:
+        server.client().put_object(Bucket=name, Key=f"{prefix}/photos/{key}", Body=(folder / key).read_bytes())
+    return url, keys
+
+
+def commits(server: S3Server, output: str) -> int:
+    """Shards committed under an output."""
+    name, _, prefix = output.removeprefix("s3://").partition("/")
+    return server.client().list_objects_v2(Bucket=name, Prefix=f"{prefix}/shards/")["KeyCount"]
+
+
+def fixpoint(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def state_of(run: UUID) -> str:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(run).state_name or ""
+
+
+def artifacts(run: UUID) -> dict[str, list[Any]]:
+    """Artifacts of a flow run by key."""
+    found: dict[str, list[Any]] = {}
+    with get_client(sync_client=True) as client:
+        chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+        for artifact in client.read_artifacts(artifact_filter=chosen):
+            found.setdefault(artifact.key or "", []).append(artifact)
+    return found
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    seaweedfs: S3Server, prefect_api: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, list[str]]]:
+    """A bucket with photos and a nightly deployment on it, every minute being a night."""
+    for name, value in seaweedfs.env.items():
+        os.environ[name] = value
+    url, keys = upload(seaweedfs, tmp_path_factory.mktemp("photos"), PHOTOS)
+    fixpoint("setup", "--gpus", "2")
+    settings = ["--set", "num_inference_steps=6", "--set", "batch_size=1", "--set", "shard_size=1"]
+    fixpoint("deploy", "--source", f"{url}/photos", "--output", f"{url}/out", "--cron", "* * * * *", *settings)
+    yield url, keys
+    for name in seaweedfs.env:
+        os.environ.pop(name, None)
+
+
+def test_every_flow_of_prefect_yaml_is_deployed(deployed: tuple[str, list[str]]) -> None:
+    with get_client(sync_client=True) as client:
+        found = {name: client.read_deployment_by_name(name) for name in (
+            "dehaze/nightly", "edit/on-demand", "invert/on-demand", "evaluate/on-demand", "aggregate/on-demand", "shards/gpu"
+        )}  # fmt: skip
+        assert client.read_work_pool("fixpoint-gpu").concurrency_limit == 2
+        assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 2
+        assert client.read_automations_by_name("fixpoint: runs that fell silent are crashed")
+    assert [s.schedule.cron for s in found["dehaze/nightly"].schedules] == ["* * * * *"]
+    assert found["shards/gpu"].work_pool_name == "fixpoint-gpu"
+    assert found["dehaze/nightly"].enforce_parameter_schema
+
+
+def test_setup_again_changes_what_is_asked_and_nothing_else(deployed: tuple[str, list[str]]) -> None:
+    fixpoint("setup", "--gpus", "2", "--slots", "3")
+    with get_client(sync_client=True) as client:
+        assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 3
+        assert len(client.read_automations_by_name("fixpoint: runs that fell silent are crashed")) == 1
+
+
+def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deployed: tuple[str, list[str]]) -> None:
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("dehaze/nightly")
+        schema = deployment.parameter_openapi_schema
+        fields = {
+            **schema["definitions"]["RunConfig"]["properties"],
+            **schema["definitions"]["Execution"]["properties"],
+        }
+        assert all(field.get("description") for field in [*fields.values(), *schema["properties"].values()])
+        assert fields["runner"]["enum"] == ["thread", "process", "ray", "work-pool"]
+        assert (fields["num_inference_steps"]["minimum"], fields["num_inference_steps"]["default"]) == (1, 25)
+        for wrong in ({"num_inference_steps": 0}, {"method": "magic"}, {"colour": "blue"}):
+            with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
+                client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})
+
+
+def test_the_schedule_runs_it_a_cancelled_run_is_resumed_and_every_photo_is_there_once(
+    deployed: tuple[str, list[str]], seaweedfs: S3Server, tmp_path: Path
+) -> None:
+    """Picked up by a process worker when cron says so; cancelled after a commit; the next run does the rest."""
+    url, keys = deployed
+    with run_worker("fixpoint", "nightly", tmp_path), get_client(sync_client=True) as client:
+        wait_until(lambda: commits(seaweedfs, f"{url}/out"), 300, "the first commit of the scheduled run")
+        chosen = FlowRunFilter(name=FlowRunFilterName(like_="dehaze s3://"))
+        first = next(run for run in client.read_flow_runs(flow_run_filter=chosen) if run.state_name == "Running")
+        assert first.auto_scheduled
+        deployment = client.read_deployment_by_name("dehaze/nightly")
+        for schedule in deployment.schedules:
+            client._client.patch(f"/deployments/{deployment.id}/schedules/{schedule.id}", json={"active": False})
+        client.set_flow_run_state(first.id, Cancelling())
+        wait_until(lambda: state_of(first.id) == "Cancelled", 120, "the cancellation")
+        before = commits(seaweedfs, f"{url}/out")
+        assert 0 < before < PHOTOS
+        seen: dict[str, str] = {}
+        assert check(f"{url}/out", partial=True, seen=seen) == []
+        failures = wait_until(lambda: artifacts(first.id).get("failures"), 60, "the summary of the cancelled run")
+        assert f"{PHOTOS - before} of {PHOTOS} shards are open" in failures[0].data
+
+        second = client.create_flow_run_from_deployment(deployment.id).id
+        wait_until(lambda: state_of(second) in ("Completed", "Failed", "Crashed"), 300, "the second run")
+    assert state_of(second) == "Completed", (tmp_path / "nightly.log").read_text()[-3000:]
+    assert check(f"{url}/out", seen=seen, expected_keys=keys) == []
+    shown = artifacts(second)
+    assert {"progress", "shards", "report", "before-after", "output"} <= set(shown)
+    assert shown["progress"][0].data == 100
+    assert f"{PHOTOS - before} of {PHOTOS - before} photos" in shown["progress"][0].description
+    assert "1 model loads" in shown["shards"][0].description
+    assert shown["before-after"][0].data.startswith("data:image/jpeg")
+    everything = repr([a.data for group in shown.values() for a in group])
+    assert seaweedfs.secret_key not in everything
