@@ -409,19 +409,34 @@ def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; o
 
 
 @app.command()
-def plan(source: Source, output: Output, as_json: AsJson = False) -> None:
-    """Dry run: what a run would do, without doing it."""
-    from tasks.estimate import estimate
+def plan(
+    source: Source,
+    output: Output,
+    like: Annotated[str | None, typer.Option(help="output of a run to take time and storage a photo from")] = None,
+    photos: Annotated[int | None, typer.Option(min=1, help="size for so many photos instead of those there")] = None,
+    gpus: Annotated[str, typer.Option(help="comma-separated numbers of GPUs to size for")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Dry run: what a run would do, without doing it; with --like also how long it takes and what it stores."""
+    from tasks.estimate import estimate, measure, sizing
 
     with plain_errors():
         answer = estimate(source, output)
+        rates = measure(like) if like else None
+        devices = [int(n) for n in gpus.split(",")]
+    rows = sizing(rates, photos or answer["photos"], devices) if rates else []
     if as_json:
-        typer.echo(json.dumps(answer))
+        typer.echo(json.dumps({**answer, **({"sizing": rows} if rows else {})}))
         return
     table = Table(show_header=False, box=None)
     for name, value in answer.items():
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)
+    if rows:
+        sizes = Table(*(name.replace("_", " ") for name in rows[0]))
+        for row in rows:
+            sizes.add_row(*(f"{value:,}" for value in row.values()))
+        Console().print(sizes)
 
 
 @app.command()

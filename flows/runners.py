@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows.execution import Execution
+from tasks import interruption
 from tasks.devices import begin_worker, visible_devices
-from tasks.interruption import INTERRUPTION
 
 
 @contextmanager
@@ -25,20 +27,27 @@ def open_runner(execution: Execution) -> Iterator[TaskRunner[Any]]:
     Raises ValueError for more processes than GPUs, or if Ray is wanted and not installed.
     """
     with ExitStack() as stack:
+        stack.enter_context(temporary_settings({PREFECT_API_URL: _api()}))  # else each worker process starts a server
         runner = {"thread": _thread, "process": _process, "ray": _ray}[execution.runner](execution, stack)
         stack.enter_context(runner)
         stack.enter_context(_interrupting())
         yield runner
 
 
+def _api() -> str:
+    """Address of the server this run talks to, an embedded one included."""
+    with get_client(sync_client=True) as client:
+        return str(client.api_url).rstrip("/")
+
+
 @contextmanager
 def _interrupting() -> Iterator[None]:
     """Turns any way out but the ordinary one (a signal, a cancellation) into an interruption of the running shards."""
-    INTERRUPTION.event.clear()
+    interruption.forget()
     try:
         yield
     except BaseException:
-        INTERRUPTION.event.set()
+        interruption.request()
         raise
 
 
@@ -54,12 +63,12 @@ def _process(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:
     devices = context.Queue()
     for device in visible_devices(execution.workers):
         devices.put(device)
-    mine, INTERRUPTION.event = INTERRUPTION.event, context.Event()
-    stack.callback(setattr, INTERRUPTION, "event", mine)
+    stop = context.Event()
+    stack.callback(interruption.share, interruption.share(stop))
     return ProcessPoolTaskRunner(
         max_workers=execution.workers,
         initializer=begin_worker,
-        initargs=(devices, INTERRUPTION.event, execution.workers),
+        initargs=(devices, stop, execution.workers),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -22,17 +21,32 @@ class Event(Protocol):
         """Forget it."""
 
 
-@dataclass
-class Interruption:
-    """Whether the run of this process is to stop; worker processes share the event of the run that started them."""
-
-    event: Event = field(default_factory=threading.Event)
-
-    def or_after(self, seconds: float) -> Callable[[], bool]:
-        """A question to ask between two network calls: stop now? True after an interruption, or after ``seconds``."""
-        deadline = time.monotonic() + seconds
-        return lambda: self.event.is_set() or time.monotonic() > deadline
+_event: Event = threading.Event()
 
 
-INTERRUPTION = Interruption()
-"""This process's interruption."""
+def share(event: Event) -> Event:
+    """Use an event that several processes share, or the one from before again; the one that was in use."""
+    global _event
+    before, _event = _event, event
+    return before
+
+
+def request() -> None:
+    """Interrupt whatever runs."""
+    _event.set()
+
+
+def forget() -> None:
+    """A new run begins."""
+    _event.clear()
+
+
+def requested() -> bool:
+    """Whether what runs here is to stop."""
+    return _event.is_set()
+
+
+def or_after(seconds: float) -> Callable[[], bool]:
+    """A question to ask between two network calls: stop now? True after an interruption, or after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    return lambda: requested() or time.monotonic() > deadline

@@ -13,9 +13,9 @@ from prefect.tasks import Task, exponential_backoff
 
 from fpcore.invert import Cancelled
 from fpcore.masks import check_runs
+from tasks import interruption  # the module, not its event: tasks are pickled with their globals
 from tasks.config import RunConfig
 from tasks.edit_options import blend_pair, edit_settings
-from tasks.interruption import INTERRUPTION
 from tasks.models import model_for
 from tasks.operations import inversion_method
 from tasks.process import process_shard, versions
@@ -102,10 +102,10 @@ def process(
     with concurrency(limit, strict=True, raise_on_lease_renewal_failure=False) if limit else nullcontext():
         try:
             return process_shard(
-                output, config, plan, shard, reference=reference, should_stop=INTERRUPTION.or_after(timeout)
+                output, config, plan, shard, reference=reference, should_stop=interruption.or_after(timeout)
             )
         except Cancelled:
-            if INTERRUPTION.event.is_set():
+            if interruption.requested():
                 raise
             raise ShardTimeout(
                 f"shard {plan}-{shard} was stopped after {timeout:.0f} s: allow more by shard_timeout, or plan smaller "

@@ -1,0 +1,105 @@
+"""The files of deployments/, as far as they can be judged without Docker and Kubernetes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.utilities.importtools import import_object
+from prefect.utilities.templating import apply_values, find_placeholders
+from pydantic import ValidationError
+
+from flows.orchestration import server_environment
+from flows.provision import filled_deployments
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOYMENTS = ROOT / "deployments"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    return dict(json.loads((DEPLOYMENTS / "kubernetes-job-template.json").read_text()))
+
+
+def prefects_own(kind: str) -> dict[str, Any]:
+    """The base job template that Prefect ships for a kind of worker."""
+    collections = json.loads(
+        files("prefect").joinpath("server/api/collections_data/views/aggregate-worker-metadata.json").read_text()
+    )
+    return dict(collections[f"prefect-{kind}"][kind]["default_base_job_configuration"])
+
+
+def test_every_entrypoint_is_a_flow_that_takes_the_parameters() -> None:
+    document = yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())
+    for deployment in document["deployments"]:
+        flow = import_object(deployment["entrypoint"])
+        assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
+    names = [(d["entrypoint"], d["name"]) for d in document["deployments"]]
+    assert len(set(names)) == len(names) == 6
+
+
+def test_settings_are_put_into_the_nightly_run_and_wrong_ones_refused() -> None:
+    content = (DEPLOYMENTS / "prefect.yaml").read_text()
+    filled = yaml.safe_load(filled_deployments(content, {"seed": 7}, {"runner": "work-pool", "workers": 8}, "img:1"))
+    nightly = filled["deployments"][0]["parameters"]
+    assert nightly["config"] == {"seed": 7}
+    assert nightly["execution"] == {"runner": "work-pool", "workers": 8}
+    assert all(d["work_pool"]["job_variables"] == {"image": "img:1"} for d in filled["deployments"])
+    with pytest.raises(ValidationError, match="seeed"):
+        filled_deployments(content, {"seeed": 7}, {}, None)
+
+
+def test_the_job_template_is_prefects_own_with_a_gpu_and_without_root(template: dict[str, Any]) -> None:
+    known, own = template["variables"]["properties"], prefects_own("kubernetes")
+    assert set(own["variables"]["properties"]) <= set(known)
+    assert set(own["job_configuration"]) == set(template["job_configuration"])
+    assert {p.name for p in find_placeholders(template["job_configuration"])} <= set(known)
+    defaults = {name: field["default"] for name, field in known.items() if "default" in field}
+    pod = apply_values(template["job_configuration"], defaults)["job_manifest"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert pod["restartPolicy"] == "Never"
+
+
+def test_compose_pins_images_keeps_secrets_out_and_listens_on_this_machine_only(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert {"postgres", "redis", "server", "services", "worker", "gpu-worker", "s3"} <= set(services)
+    for name, service in services.items():
+        assert re.search(r":\d[\w.-]*$", service["image"]), f"{name}: image without a version"
+        assert set(service.get("depends_on", {})) <= set(services)
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
+        secrets = [v for k, v in service.get("environment", {}).items() if re.search("PASSWORD|SECRET|_KEY", k)]
+        assert all(str(value).startswith("${") for value in secrets)
+    needed = set(re.findall(r"\$\{(\w+)", (DEPLOYMENTS / "compose.yaml").read_text()))
+    assert needed == set(re.findall(r"^(\w+)=", (DEPLOYMENTS / "example.env").read_text(), re.MULTILINE))
+
+
+def test_the_image_is_pinned_does_not_run_as_root_and_leaves_weights_out() -> None:
+    lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
+    assert re.fullmatch(r"FROM python:\d+\.\d+\.\d+-\S+", next(line for line in lines if line.startswith("FROM")))
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001"]
+    assert any("pip install -c constraints.txt" in line for line in lines)
+    copied = " ".join(line for line in lines if line.startswith("COPY"))
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert all(package.rstrip("*") in copied for package in packages)
+    assert "huggingface-cli" not in "\n".join(lines)
+
+
+def test_a_server_on_another_port_tells_its_pages_where_the_api_is() -> None:
+    environment = server_environment("127.0.0.1", 4201)
+    assert environment["PREFECT_SERVER_API_PORT"] == "4201"
+    assert environment["PREFECT_SERVER_UI_API_URL"] == environment["PREFECT_API_URL"] == "http://127.0.0.1:4201/api"
+    behind = server_environment("0.0.0.0", 4200, "https://prefect.example.org/")
+    assert behind["PREFECT_SERVER_UI_API_URL"] == "https://prefect.example.org/api"
