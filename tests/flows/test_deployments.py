@@ -113,6 +113,7 @@ def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deploy
                 client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})
 
 
+@pytest.mark.chaos
 def test_the_schedule_runs_it_a_cancelled_run_is_resumed_and_every_photo_is_there_once(
     deployed: tuple[str, list[str]], seaweedfs: S3Server, tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ from tests.photographs import write_photos
 from tests.prefect_server import background, kill, run_worker, wait_until
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.chaos
+
 QUICK = ["--steps", "4", "--batch-size", "1", "--shard-size", "1", "--no-report", "--json"]
 
 
@@ -104,7 +106,6 @@ def test_a_killed_process_is_replaced(prefect_api: str, tmp_path: Path) -> None:
     assert check(str(out), expected_keys=keys) == []
 
 
-@pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     bucket: tuple[str, list[str]], seaweedfs: S3Server, tmp_path: Path
@@ -129,7 +130,6 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     assert check(output, seen=seen, expected_keys=keys) == []
 
 
-@pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_two_ray_nodes_run_it_with_two_loads(prefect_api: str, tmp_path: Path) -> None:
     """A real Ray cluster: two nodes with a GPU each, by name only; every task asks for one."""
