@@ -5,119 +5,33 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from flows import orchestration
-from flows.editing_cli import mask_runs, register
+from flows import evaluate_cli, inspect_cli, orchestration
+from flows.terminal import (
+    INCOMPLETE,
+    USAGE,
+    AsJson,
+    Execute,
+    Model,
+    Output,
+    Set,
+    Source,
+    Verbose,
+    console,
+    plain_errors,
+    progress_bar,
+    settings_of,
+    stop,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="Fixed-point diffusion inversion, editing and dehazing of photographs by the hundred thousand.",
 )
-app.add_typer(orchestration.app)
-console = Console(stderr=True)
-USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
-
-Source = Annotated[
-    str, typer.Argument(help="folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)")
-]
-Output = Annotated[str, typer.Argument(help="folder or s3:// prefix that the results go to")]
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="builtin:haze, builtin:scenes, a diffusers folder, or a hub id")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="any other setting, as name=value; see 'fixpoint settings'")
-]
-Execute = Annotated[
-    list[str] | None,
-    typer.Option("--execution", help="how it is carried out, as name=value: runner=process workers=4 …"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
-
-
-def stop(code: int, message: str) -> NoReturn:
-    """Say what is wrong in one plain sentence and leave."""
-    console.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Errors that users can mend become a sentence and an exit code."""
-    from flows.execution import Incomplete, TooManyFailures
-    from tasks.store.errors import StoreError
-
-    try:
-        yield
-    except ValidationError as error:
-        stop(USAGE, "; ".join(f"{'.'.join(map(str, e['loc'])) or 'setting'}: {e['msg']}" for e in error.errors()))
-    except Incomplete as error:
-        stop(INCOMPLETE, str(error))
-    except TooManyFailures as error:
-        stop(TOO_MANY, str(error))
-    except (StoreError, ValueError) as error:
-        stop(USAGE, str(error))
-
-
-def settings_of(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
-    """The options given, and ``name=value`` pairs with values read as JSON where they are JSON."""
-    settings = {name: value for name, value in given.items() if value is not None}
-    for pair in pairs or []:
-        name, separator, text = pair.partition("=")
-        if not separator:
-            stop(USAGE, f"--set and --execution take name=value, not {pair!r}")
-        try:
-            settings[name.replace("-", "_")] = json.loads(text)
-        except ValueError:
-            settings[name.replace("-", "_")] = text
-    return settings
-
-
-@contextmanager
-def progress_bar(shown: bool) -> Iterator[None]:
-    """A bar that follows this process's counts until the block ends."""
-    from threading import Event, Thread
-
-    from tasks.progress import PROGRESS
-
-    PROGRESS.clear()
-    if not shown:
-        yield
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    finished = Event()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def follow() -> None:
-            while not finished.wait(0.2):
-                expected, failed = PROGRESS.get("expected"), PROGRESS.get("failed")
-                note = f"photos, [red]{failed} failed[/]" if failed else "photos"
-                bar.update(task, completed=PROGRESS.get("photos"), total=expected or None, description=note)
-
-        thread = Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            thread.join()
 
 
 def run(
@@ -277,203 +191,22 @@ def invert(
     run("invert", source, output, settings, execution, as_json, verbose)
 
 
-evaluations = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")
-app.add_typer(evaluations, name="evaluate")
-
-
-register(app, evaluations)
-
-
-@evaluations.command()
-def reside(
-    data: Annotated[str, typer.Argument(help="folder with hazy/ and gt/ (RESIDE SOTS)")],
-    output: Output,
-    variants: Annotated[
-        str, typer.Option(help="comma-separated; the first is also run on the clear side")
-    ] = "graded,dcp",
-    real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
-    model: Model = "builtin:haze",
-    set_: Set = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hazy pairs against their truth, the clear side against itself, the round trip, real haze."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
-        from flows.evaluate import evaluate_reside, markdown
-        from tasks.config import RunConfig
-
-        config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
-        rows = evaluate_reside(data, output, config, variants.split(","), real)
-    typer.echo(json.dumps(rows) if as_json else markdown(rows))
-
-
-@app.command()
-def doctor(
-    model: Annotated[str, typer.Argument(help="built-in, folder or hub id")] = "builtin:haze", as_json: AsJson = False
-) -> None:
-    """Does this model load, what is it, what does it cost, what to change."""
-    from dataclasses import asdict
-
-    from fpcore.models.doctor import examine
-
-    found = asdict(examine(model))
-    if as_json:
-        typer.echo(json.dumps(found, default=str))
-    else:
-        table = Table(show_header=False, box=None)
-        for name, value in found.items():
-            table.add_row(
-                name.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            )
-        Console().print(table)
-    raise typer.Exit(0 if found.get("loads") else USAGE)
-
-
-@app.command()
-def analyze(
-    source: Source,
-    output: Output,
-    model: Model = "builtin:haze",
-    steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
-    photos: Annotated[int, typer.Option(help="photos looked at")] = 8,
-    seed: Annotated[int, typer.Option(help="seed of the perturbations")] = 0,
-) -> None:
-    """How the fixed-point iteration behaves on a model: rates, trajectories, intra against inter; figures and Parquet."""
-    from tasks.analyze import analyze as run_analysis
+def mask_runs(picture: str | None) -> list[int] | None:
+    """The runs of pixels that a mask picture lets change."""
+    if picture is None:
+        return None
+    from tasks.sources import read_mask
 
     with plain_errors():
-        typer.echo(
-            json.dumps(
-                run_analysis(
-                    source,
-                    output,
-                    pretrained_model_name_or_path=model,
-                    num_inference_steps=steps,
-                    photos=photos,
-                    seed=seed,
-                )
-            )
-        )
+        try:
+            return read_mask(picture)
+        except OSError as error:
+            stop(USAGE, f"the mask cannot be read: {error}")
 
 
-@app.command()
-def status(output: Output, as_json: AsJson = False) -> None:
-    """How far a run has come, from its commits alone."""
-    from tasks.store.ledger import Ledger
-    from tasks.store.objects import open_store
-
-    with plain_errors():
-        counts = Ledger(open_store(output)).status()
-    if as_json:
-        typer.echo(json.dumps({**vars(counts), "complete": counts.complete}))
-    else:
-        table = Table(show_header=False, box=None)
-        for name, value in vars(counts).items():
-            table.add_row(name.replace("_", " "), str(value))
-        Console().print(table)
-    raise typer.Exit(0 if counts.complete else INCOMPLETE)
-
-
-@app.command()
-def verify(output: Output, as_json: AsJson = False) -> None:
-    """Read everything back and name whatever is missing, double or damaged."""
-    from tasks.store.ledger import Ledger
-    from tasks.store.objects import open_store
-    from tasks.store.verify import verify as find_problems
-
-    with plain_errors():
-        problems = list(find_problems(Ledger(open_store(output))))
-    if as_json:
-        typer.echo(json.dumps({"problems": [vars(p) for p in problems]}))
-    for problem in [] if as_json else problems:
-        Console().print(f"[red]{problem}[/]", highlight=False)
-    if not problems and not as_json:
-        Console().print("Everything planned is there, once, and undamaged.")
-    raise typer.Exit(INCOMPLETE if problems else 0)
-
-
-@app.command()
-def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; otherwise only list")] = False) -> None:
-    """List, or remove, what crashed attempts left behind. Never while a run writes there."""
-    from tasks.store.ledger import Ledger
-    from tasks.store.objects import open_store
-    from tasks.store.verify import gc as collect
-
-    with plain_errors():
-        leftovers = collect(Ledger(open_store(output)), dry_run=not delete)
-    for entry in leftovers:
-        typer.echo(entry.key)
-    console.print(
-        f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False
-    )
-
-
-@app.command()
-def plan(
-    source: Source,
-    output: Output,
-    like: Annotated[str | None, typer.Option(help="output of a run to take time and storage a photo from")] = None,
-    photos: Annotated[int | None, typer.Option(min=1, help="size for so many photos instead of those there")] = None,
-    gpus: Annotated[str, typer.Option(help="comma-separated numbers of GPUs to size for")] = "1",
-    as_json: AsJson = False,
-) -> None:
-    """Dry run: what a run would do, without doing it; with --like also how long it takes and what it stores."""
-    from tasks.estimate import estimate, measure, sizing
-
-    with plain_errors():
-        answer = estimate(source, output)
-        rates = measure(like) if like else None
-        devices = [int(n) for n in gpus.split(",")]
-    rows = sizing(rates, photos or answer["photos"], devices) if rates else []
-    if as_json:
-        typer.echo(json.dumps({**answer, **({"sizing": rows} if rows else {})}))
-        return
-    table = Table(show_header=False, box=None)
-    for name, value in answer.items():
-        table.add_row(name.replace("_", " "), str(value))
-    Console().print(table)
-    if rows:
-        sizes = Table(*(name.replace("_", " ") for name in rows[0]))
-        for row in rows:
-            sizes.add_row(*(f"{value:,}" for value in row.values()))
-        Console().print(sizes)
-
-
-@app.command()
-def aggregate(
-    outputs: Annotated[list[str], typer.Argument(help="outputs of runs")],
-    destination: Annotated[str, typer.Option(help="where the tables go")],
-) -> None:
-    """Analytics tables (steps, images, runs, summary) from committed shards; a second call reads only what is new."""
-    from tasks.aggregate import aggregate as make_tables
-
-    with plain_errors():
-        summary = make_tables(outputs, destination)
-    typer.echo(json.dumps(vars(summary), default=str))
-
-
-@app.command()
-def report(
-    outputs: Annotated[list[str], typer.Argument(help="one output, or several to put side by side")],
-    destination: Annotated[str | None, typer.Option(help="where report/ goes; the first output if left out")] = None,
-) -> None:
-    """Write report/index.html, report.md and report.json."""
-    from tasks.report import write_report
-
-    with plain_errors():
-        write_report(outputs, destination)
-    typer.echo(f"{destination or outputs[0]}/report/index.html")
-
-
-@app.command()
-def settings() -> None:
-    """Every setting of a run, with its default."""
-    from tasks.config import RunConfig
-
-    table = Table("name", "default", "meaning")
-    for name, field in RunConfig.model_fields.items():
-        table.add_row(name, str(field.default), field.description)
-    Console().print(table)
+app.add_typer(evaluate_cli.app, name="evaluate")
+app.add_typer(inspect_cli.app)
+app.add_typer(orchestration.app)
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from flows.terminal import console, settings_of
 
 app = typer.Typer()
-console = Console(stderr=True)
 LIMIT = "fixpoint-gpu"
 """Global concurrency limit: shards computed at one time, over all runs."""
 
@@ -100,7 +100,6 @@ def deploy(
     ] = None,
 ) -> None:
     """Create the deployments of deployments/prefect.yaml: dehaze every night, the other flows on demand."""
-    from flows.cli import settings_of
     from flows.provision import filled_deployments
 
     config, execution = settings_of(set_), settings_of(execute)
@@ -134,7 +133,6 @@ def serve(
     from prefect.schedules import Cron as CronSchedule
 
     from flows.aggregate import aggregate
-    from flows.cli import settings_of
     from flows.operations import FLOWS
 
     parameters: dict[str, Any] = {"source": source, "output": output}

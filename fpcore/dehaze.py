@@ -119,11 +119,9 @@ def dehaze(
             run = _prior_weighted(model, schedule, latents, weight, settings, should_stop, watch)
         case _:
             run = _prompt_to_prompt(model, schedule, latents, settings, should_stop, watch)
-    result = _merge_views((model.decode(run.latents).cpu() + 1) / 2, len(pixels))
-    watch("decode")
-    veil = (pixels.cpu() - result).mean(1).clamp(0, 1)
+    veil = (pixels.cpu() - run.result).mean(1).clamp(0, 1)
     return Dehazed(
-        result=result,
+        result=run.result,
         haze_map=veil if run.haze_map is None else run.haze_map,
         amount=torch.full((len(pixels),), torch.nan) if run.amount is None else run.amount,
         inversion=run.inversion,
@@ -136,9 +134,9 @@ def dehaze(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a variant returns: z_0 (M, C, h, w), or those of all ``VIEWS``, and ``nfe`` beyond the inversion's."""
+    """What a variant returns: pictures (M, 3, H, W) in [0, 1], not clamped, and ``nfe`` beyond the inversion's."""
 
-    latents: Tensor
+    result: Tensor
     inversion: Inversion
     nfe: list[int]
     prompts: tuple[str, str]
@@ -190,7 +188,8 @@ def _graded(
     target = model.embed([words[1]]).repeat(len(views))
     z, inversion, rows = _there_and_back(model, schedule, views, source, target, s, stop, watch)
     spent += len(VIEWS) * len(schedule)
-    return _Run(z, _first_view(inversion, count), [spent] * count, words, rows, amount)
+    result = _merge_views(_decoded(model, z, watch), count)
+    return _Run(result, _first_view(inversion, count), [spent] * count, words, rows, amount)
 
 
 def _first_view(inversion: Inversion, count: int) -> Inversion:
@@ -209,6 +208,13 @@ def _merge_views(pictures: Tensor, count: int) -> Tensor:
     return torch.stack([v.flip(-1) if mirror else v for v, (_, mirror) in zip(views, VIEWS, strict=True)]).mean(0)
 
 
+def _decoded(model: Model, latents: Tensor, watch: Stopwatch) -> Tensor:
+    """Pictures (M, 3, H, W) in [0, 1], not clamped, in main memory."""
+    pictures = (model.decode(latents).cpu() + 1) / 2
+    watch("decode")
+    return pictures
+
+
 def _words(s: DehazeSettings) -> tuple[str, str]:
     """The paper's prompts: source ``haze``, target the null text."""
     return "haze" if s.prompt is None else s.prompt, "" if s.target_prompt is None else s.target_prompt
@@ -220,7 +226,7 @@ def _regenerate(
     words = _words(s)
     source, target = (model.embed([w]).repeat(len(latents)) for w in words)
     z, inversion, rows = _there_and_back(model, schedule, latents, source, target, s, stop, watch)
-    return _Run(z, inversion, [len(schedule)] * len(latents), words, rows)
+    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * len(latents), words, rows)
 
 
 def _prior_weighted(
@@ -241,7 +247,7 @@ def _prior_weighted(
                 schedule, inversion.latents[part], batch_size=len(part), should_stop=stop,
             )  # fmt: skip
     watch("sample")
-    return _Run(z, inversion, [len(schedule)] * count, words)
+    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * count, words)
 
 
 def _inversion(
@@ -280,7 +286,7 @@ def _prompt_to_prompt(
     haze_map = torch.cat(maps) if maps else None
     if haze_map is not None:
         haze_map = haze_map / haze_map.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    return _Run(z, inversion, nfe, words, haze_map=haze_map)
+    return _Run(_decoded(model, z, watch), inversion, nfe, words, haze_map=haze_map)
 
 
 def failed(inversion: Inversion) -> list[bool]:

@@ -17,27 +17,22 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from fpcore.criteria import Status
 from fpcore.invert import Cancelled
 from fpcore.masks import SIDE, decode_mask
-from fpcore.metrics import psnr, ssim
 from fpcore.models.model import Model
 from fpcore.models.rows import auto_batch_size
 from fpcore.models.sizing import fit_size, pad
-from fpcore.render import render
-from fpcore.schedule import Schedule
 from tasks.companions import resized
 from tasks.config import RunConfig
 from tasks.edit_options import blend_pair, edit_settings
+from tasks.finish import Finisher
 from tasks.load import Loaded, load
 from tasks.models import model_for
 from tasks.operations import (
     Outcome,
     Wishes,
-    dark_channel_pixels,
     inversion_method,
     run_dark_channel,
     run_dehaze,
@@ -46,19 +41,15 @@ from tasks.operations import (
     seed_of,
 )
 from tasks.paths import add_paths
-from tasks.photo_files import Provenance, encode_photo
-from tasks.photo_formats import PhotoError
-from tasks.photos import Photo, PhotoLimits, Pixels, model_input
+from tasks.photos import PhotoLimits, model_input
 from tasks.progress import PROGRESS, worker
-from tasks.store.errors import StoreError
+from tasks.shard_table import shard_footer, shard_table
 from tasks.store.ledger import Ledger, ShardId
-from tasks.store.objects import open_store, read_uri
-from tasks.store.schema import STAGES, shard_schema
+from tasks.store.objects import open_store
 
 PIXELS_IN_FLIGHT = 64_000_000
 MOST_PHOTOS = 256  # in a group, where the batch size does not say
 LOOK_AHEAD = 4  # photos decoded ahead of the group that is being gathered
-MOST_PSNR = 100.0  # dB, given to identical pictures
 THUMBNAIL = (192, 256)  # height and width of the row's picture where no model sets a size
 Stop = Callable[[], bool] | None
 Item = TypeVar("Item")
@@ -94,7 +85,7 @@ def process_shard(
     rows = ledger.read_plan_shard(plan, shard).to_pylist()
     model = None if config.operation == "dehaze" and config.dehaze_variant == "dcp" else model_for(config)
     run_id = ledger.run().configuration_digest[:16]
-    finish = _Finisher(ledger, config, run_id, model, reference)
+    finish = Finisher(ledger, config, run_id, model, reference)
     sampled = model if shard == 0 and config.save_steps else None
     done: list[Loaded] = []
     with ThreadPoolExecutor(1, "write") as writer:
@@ -109,8 +100,8 @@ def process_shard(
             done += group.photos
         if pending is not None:
             pending.result()
-    table = _table(done, config, plan, shard)
-    footer = _footer(config, model, started)
+    table = shard_table(done, config, plan, shard)
+    footer = shard_footer(config, model, versions(), started)
     outcome = ledger.commit_shard(plan, shard, table, footer)
     failed = sum(item.error is not None for item in done)
     return {
@@ -261,165 +252,3 @@ def _operate(
     return [
         replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes
     ], seconds
-
-
-@dataclass(frozen=True)
-class _Finisher:
-    """The writer's part: render at full resolution, encode, store, measure."""
-
-    ledger: Ledger
-    config: RunConfig
-    run_id: str
-    model: Model | None
-    reference: str | None
-
-    def all(self, photos: list[Loaded], outcomes: list[Outcome | None]) -> None:
-        """Finish each photo; one that cannot be finished fails alone. Frees the pixels."""
-        for item, outcome in zip(photos, outcomes, strict=True):
-            if outcome is not None and item.photo is not None:
-                item.result.update(outcome.columns, strength=outcome.strength)
-                if outcome.error is not None:
-                    item.fail(*outcome.error)
-                else:
-                    self._one(item, item.photo, outcome)
-            if item.photo is not None:
-                item.result.update(height=item.photo.size[0], width=item.photo.size[1])
-            item.photo = item.small = item.mask = item.depth = None
-            PROGRESS.add("photos")
-            PROGRESS.add("failed", int(item.error is not None))
-
-    def _one(self, item: Loaded, photo: Photo, outcome: Outcome) -> None:
-        clock = perf_counter()
-        if outcome.publish == "nothing":
-            return
-        if outcome.publish == "model-size":
-            pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            photo = replace(photo, alpha=None)
-        elif self.config.dehaze_variant == "dcp":
-            pixels = dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
-        elif outcome.strength == 0:
-            pixels = photo.pixels
-        else:
-            pixels = render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
-        item.seconds["render"] = perf_counter() - clock
-        clock = perf_counter()
-        try:
-            config = self.config
-            data, suffix = encode_photo(
-                pixels,
-                photo,
-                config.image_format,
-                quality=config.quality,
-                chroma=config.chroma,
-                provenance=self._provenance(),
-            )
-        except PhotoError as error:
-            item.fail(error.code, str(error))
-            return
-        picture = self.ledger.put_picture(item.planned["key"], data, suffix)
-        item.result.update(output_path=picture.path, output_sha256=picture.sha256)
-        if self.reference is not None:
-            item.result.setdefault("metrics", {}).update(self._compare(item, photo, pixels))
-        item.seconds["write"] = perf_counter() - clock
-
-    def _provenance(self) -> Provenance | None:
-        if not self.config.provenance:
-            return None
-        digest = self.model.digest if self.model else "dark-channel-prior"
-        return Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
-
-    def _compare(self, item: Loaded, photo: Photo, pixels: Pixels) -> dict[str, float]:
-        """PSNR and SSIM of input and output against the reference photo of the same key, if there is one."""
-        from tasks.photos import decode_photo
-
-        try:
-            truth = _as_tensor(decode_photo(read_uri(f"{self.reference}/{item.planned['key']}")).pixels)
-        except (StoreError, PhotoError):
-            return {}
-        measures = {}
-        for name, candidate in (("input", _as_tensor(photo.pixels)), ("output", _as_tensor(pixels))):
-            if candidate.shape == truth.shape:
-                measures[f"psnr_{name}"] = min(float(psnr(candidate, truth)[0]), MOST_PSNR)
-                measures[f"ssim_{name}"] = float(ssim(candidate, truth)[0])
-        return measures
-
-
-def _as_tensor(pixels: Pixels) -> torch.Tensor:
-    """(H, W, 3) integers to (1, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).permute(2, 0, 1)[None]
-
-
-def _table(done: list[Loaded], config: RunConfig, plan: int, shard: int) -> pa.Table:
-    """The shard's rows in the order of the plan."""
-    shapes = {tuple(item.result["latent"].shape) for item in done if item.result.get("latent") is not None}
-    shape = next(iter(shapes)) if len(shapes) == 1 else None
-    done = sorted(done, key=lambda item: int(item.planned["row"]))
-    rows = [_row(item, config, plan, shard) for item in done]
-    schema = shard_schema(shape)
-    columns = [
-        _latents(rows, shape) if name == "latent" else pa.array([r.get(name) for r in rows], schema.field(name).type)
-        for name in schema.names
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _latents(rows: list[dict[str, Any]], shape: tuple[int, ...] | None) -> pa.Array:
-    """The latent column: tensors of one shape, or raw bytes."""
-    halves = [None if r.get("latent") is None else r["latent"].half().numpy() for r in rows]
-    if shape is None:
-        return pa.array([None if x is None else x.tobytes() for x in halves], pa.binary())
-    storage = pa.array([None if x is None else x.ravel() for x in halves], pa.list_(pa.float16(), int(np.prod(shape))))
-    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float16(), list(shape)), storage)
-
-
-def _row(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, Any]:
-    planned, result = item.planned, item.result
-    code, message = item.error or (None, None)
-    latent = result.get("latent")
-    return {
-        "prompt": planned["prompt"] or config.prompt,
-        "target_prompt": planned["target_prompt"] or config.target_prompt,
-        **result,
-        "plan": plan,
-        "shard": shard,
-        "row": planned["row"],
-        "key": planned["key"],
-        "image_id": item.image_id,
-        "source_uri": planned["uri"],
-        "source_etag": planned["etag"],
-        "source_size": item.source_size,
-        "status": "failed" if item.error else "ok",
-        "error_code": code,
-        "error_message": message,
-        "verdict": None if item.error else result.get("verdict"),
-        "editing_type": planned["editing_type"],
-        "latent_shape": None if latent is None else list(latent.shape),
-        "metrics": None if "metrics" not in result else list(result["metrics"].items()),
-        "timings": {stage: item.seconds.get(stage) for stage in STAGES},
-        "seed": seed_of(config, item.image_id, planned["seed"]),
-    }
-
-
-def _footer(config: RunConfig, model: Model | None, started: datetime) -> dict[str, Any]:
-    """What made the shard."""
-    facts: dict[str, Any] = {
-        "configuration": config.identity(),
-        "versions": versions(),
-        "started_at": started.isoformat(),
-        "finished_at": datetime.now(UTC).isoformat(),
-        "worker": worker(),
-        "model_loads": PROGRESS.get("model_loads"),
-        "method": config.method,
-        "num_inference_steps": config.num_inference_steps,
-        "statuses": [status.label for status in Status],
-    }
-    if model is not None:
-        schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
-        facts |= {
-            "model_digest": model.digest,
-            "device": str(model.device),
-            "timesteps": schedule.timesteps.tolist(),
-            "alphas": [float(a) for a in schedule.alpha],
-            "rates": [float(r) for r in schedule.rate],
-        }
-    return facts

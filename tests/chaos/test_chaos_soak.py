@@ -74,7 +74,7 @@ def server(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 def test_a_short_soak(server: S3Server, tmp_path: Path) -> None:
-    run_soak(server, tmp_path, photos=240, shard_size=8, every=3.0, limit=200)
+    run_soak(server, tmp_path, photos=480, shard_size=8, every=1.0, limit=200)
 
 
 @pytest.mark.chaos

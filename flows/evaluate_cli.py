@@ -1,4 +1,4 @@
-"""The commands around editing: ``fixpoint evaluate pie-bench`` and ``fixpoint attention``."""
+"""The commands ``fixpoint evaluate``: the field's protocols."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ from typing import Annotated
 
 import typer
 
+from flows.terminal import AsJson, Model, Output, Set, console, plain_errors, progress_bar, settings_of
 
-def register(app: typer.Typer, evaluations: typer.Typer) -> None:
-    """Add the commands to the program and to its evaluations."""
-    evaluations.command("pie-bench")(pie_bench)
-    app.command()(attention)
+app = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")
 
 
-def mask_runs(picture: str | None) -> list[int] | None:
-    """The runs of pixels that a mask picture lets change."""
-    if picture is None:
-        return None
-    from flows.cli import USAGE, plain_errors, stop
-    from tasks.sources import read_mask
+@app.command()
+def reside(
+    data: Annotated[str, typer.Argument(help="folder with hazy/ and gt/ (RESIDE SOTS)")],
+    output: Output,
+    variants: Annotated[
+        str, typer.Option(help="comma-separated; the first is also run on the clear side")
+    ] = "graded,dcp",
+    real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
+    model: Model = "builtin:haze",
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hazy pairs against their truth, the clear side against itself, the round trip, real haze."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.evaluate import evaluate_reside, markdown
+        from tasks.config import RunConfig
 
-    with plain_errors():
-        try:
-            return read_mask(picture)
-        except OSError as error:
-            stop(USAGE, f"the mask cannot be read: {error}")
+        config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
+        rows = evaluate_reside(data, output, config, variants.split(","), real)
+    typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 
+@app.command("pie-bench")
 def pie_bench(
     data: Annotated[str, typer.Argument(help="PIE-Bench: a folder with mapping_file.json and annotation_images/")],
     output: Annotated[str, typer.Argument(help="folder that runs, tables and the sheet go to")],
@@ -48,8 +56,6 @@ def pie_bench(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")] = False,
 ) -> None:
     """The seven measures of PIE-Bench for every method and guidance mode, beside the published figures."""
-    from flows.cli import console, plain_errors, progress_bar, settings_of
-
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
         from flows.evaluate_pie_bench import evaluate_pie_bench, markdown
@@ -60,16 +66,3 @@ def pie_bench(
         judges = {"lpips": lpips, "dino": dino, "clip": clip}
         table = evaluate_pie_bench(data, output, config, methods.split(","), guidance.split(","), judges)
     typer.echo(json.dumps(table) if as_json else markdown(table))
-
-
-def attention(
-    output: Annotated[str, typer.Argument(help="output of an edit that kept its --attention-maps")],
-    folder: Annotated[str, typer.Argument(help="folder that the pictures go to, one PNG a photo")],
-) -> None:
-    """Write what each word of the prompts attends to as pictures."""
-    from flows.cli import plain_errors
-
-    with plain_errors():
-        from tasks.attention_export import export_attention
-
-        typer.echo(f"{export_attention(output, folder)} pictures in {folder}")
