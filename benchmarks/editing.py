@@ -1,7 +1,7 @@
 """Inversion methods × guidance modes on captioned photographs, with the built-in model: the study of docs/EDITING.md.
 
     python -m benchmarks.editing --photos SCENES --save rows.jsonl --document docs/EDITING.md --figures docs/figures
-    python -m benchmarks.editing --summary rows.jsonl                 # the table once more, from what was saved
+    python -m benchmarks.editing --save rows.jsonl                    # the table once more, from what was saved
 
 The first writes the table into the document and the sheets, of free and generated pictures, into the folder.
 
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from fpcore.builtin.photographs import SUFFIXES
 from fpcore.edit import EditResult, edit
 from fpcore.guidance import GUIDANCE_MODES, GuidanceMode
 from fpcore.invert import Inversion, invert
-from fpcore.methods import method
+from fpcore.methods import MethodName, method
 from fpcore.metrics import psnr, structure_distance
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
@@ -45,7 +45,7 @@ from fpcore.schedule import Schedule
 from tasks.attention_pictures import attention_picture
 from tasks.edit_sheet import SheetRow, edit_sheet
 
-METHODS = ("ddim", "intra-path", "inter-path", "certified")
+METHODS = get_args(MethodName)
 TOLERANCE = 2.2e-3
 EDITS = {
     "desert": "ocean",
@@ -227,21 +227,15 @@ def run_study(model: Model, chosen: argparse.Namespace) -> None:
         "judge": accuracy,
         "before": fooled,
     }
-    rows = []
     for row in study(setting, judge, kinds, chosen.only, chosen.modes, chosen.scale):
-        rows.append(row)
         print(json.dumps(row), flush=True)
-        if chosen.save:
-            with chosen.save.open("a") as lines:
-                lines.write(json.dumps({**shared, **row}) + "\n")
-    print(table(rows))
-    if chosen.document:
-        write_table(chosen.document, rows, {**shared, "photographs": len(kinds)})
+        with chosen.save.open("a") as lines:
+            lines.write(json.dumps({**shared, **row}) + "\n")
 
 
-def write_table(document: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+def write_table(document: Path, rows: list[dict[str, Any]]) -> None:
     """Put the table, and what it was measured with, between the document's marks."""
-    text = document.read_text()
+    text, facts = document.read_text(), rows[0]
     head, rest = text.split(BEGIN)
     told = (
         f"{facts['photographs']} photographs, {facts['steps']} steps, w {facts['scale']:g}, tolerance {TOLERANCE:g}, model "
@@ -291,9 +285,9 @@ def to_images(pictures: Tensor) -> list[Image.Image]:
 def draw_figures(model: Model, folder: Path, steps: int, scale: float) -> None:
     """editing.jpg: methods side by side; guidance.jpg: guidance modes; attention.png: what the words attend to."""
     setting = free_pictures(model, Schedule.from_scheduler(model.scheduler, steps))
-    found = {name: setting.inverted(name) for name in METHODS}
+    found = {name: setting.inverted(name) for name in NAMES}
     photos = to_images((setting.pixels + 1) / 2)
-    by_method = [to_images(setting.pictures(setting.edited(found[m], "none", scale).target)) for m in METHODS]
+    by_method = [to_images(setting.pictures(setting.edited(found[m], "none", scale).target)) for m in NAMES]
     _save(setting, ["source", *NAMES.values()], [photos, *by_method], folder / "editing.jpg")
     modes = {mode: setting.edited(found["certified"], mode, scale, record_maps=True) for mode in GUIDANCE_MODES}
     columns = [to_images(setting.pictures(r.target)) for r in modes.values()]
@@ -323,24 +317,23 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:scenes")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--figures", type=Path)
-    parser.add_argument("--summary", type=Path)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--scale", type=float, default=3.0, help="guidance weight w")
     parser.add_argument("--only", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--modes", nargs="*", choices=GUIDANCE_MODES, default=list(GUIDANCE_MODES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--save", type=Path, required=True, help="rows are appended here; the table shows all of them")
     parser.add_argument("--document", type=Path, help="put the table between the marks of this file")
     chosen = parser.parse_args()
-    if chosen.summary:
-        rows = [json.loads(line) for line in chosen.summary.read_text().splitlines()]
-        order = [*METHODS], [*GUIDANCE_MODES]
-        print(table(sorted(rows, key=lambda r: (order[0].index(r["method"]), order[1].index(r["guidance"])))))
-        return
     model = load_model(chosen.model)
     if chosen.photos:
         run_study(model, chosen)
+    rows = [json.loads(line) for line in chosen.save.read_text().splitlines()]
+    rows.sort(key=lambda row: (METHODS.index(row["method"]), GUIDANCE_MODES.index(row["guidance"])))
+    print(table(rows))
+    if chosen.document:
+        write_table(chosen.document, rows)
     if chosen.figures:
         draw_figures(model, chosen.figures, chosen.steps, chosen.scale)
 

@@ -122,7 +122,8 @@ def _measure(z: Tensor, f: Tensor, s: State, c: Constants, plain: Tensor) -> tup
     remembered as a multiple of r_t, and slowly forgotten. Residuals of accelerated rows (not ``plain``) say nothing of it.
     """
     weight = c.weight[s.step]
-    intra = rms(f[:, 0] - z[:, 0]).to(z.dtype) * weight
+    residuals = rms((f - z).flatten(0, 1)).to(z.dtype).view(f.shape[:2]) * weight[:, None]
+    intra = residuals[:, 0]
     apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
     inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
     known, fresh = c.rate[s.step], s.iteration == 0
@@ -130,7 +131,7 @@ def _measure(z: Tensor, f: Tensor, s: State, c: Constants, plain: Tensor) -> tup
     unknown = torch.where(known.isnan(), 1.0, 0.0)
     estimate = torch.where(fresh | ~plain, unknown, MARGIN * intra / s.last)
     rate = torch.fmax(known * s.excess, estimate)
-    return Measures(intra, inter, certified_bound(intra, rate), s.iteration + 1), rate
+    return Measures(intra, residuals.amax(1), inter, certified_bound(intra, rate), s.iteration + 1), rate
 
 
 def _plain(rate: Tensor, method: Method) -> Tensor:
@@ -150,6 +151,8 @@ def _verdict(method: Method, m: Measures, finite: Tensor, s: State) -> Tensor:
         stuck = s.stale >= method.patience
         why = torch.where(s.turns >= method.patience - 1, Status.OSCILLATING, Status.STAGNATED)
         why = torch.where(watched > 2 * s.best, Status.DIVERGING, why)
+        if method.criterion.paths > 1:  # the paths rest, and not at one place
+            why = torch.where(m.widest < method.tolerance, Status.AMBIGUOUS, why)
         status = torch.where(m.iteration >= method.max_iterations, Status.MAX_ITERATIONS, status)
         status = torch.where(stuck, why, status)
     status = torch.where(diverging, Status.DIVERGING, status)

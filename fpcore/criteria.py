@@ -22,8 +22,9 @@ class Status(IntEnum):
     MAX_ITERATIONS = 2
     STAGNATED = 3
     OSCILLATING = 4
-    DIVERGING = 5
-    NONFINITE = 6
+    AMBIGUOUS = 5  # every path found a fixed point, and not the same one
+    DIVERGING = 6
+    NONFINITE = 7
 
     @property
     def label(self) -> str:
@@ -39,9 +40,12 @@ def rms(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Measures:
-    """Per row (B,): RMS(f(z) − z); the largest RMS(f(z) − f(ẑ)), NaN with one path; the certified bound; the iteration, from 1."""
+    """Per row (B,): RMS(f(z) − z) of the unperturbed path, and the largest of all paths; the largest RMS(f(z) − f(ẑ)), NaN
+    with one path; the certified bound; the iteration, from 1.
+    """
 
     intra: Tensor
+    widest: Tensor
     inter: Tensor
     bound: Tensor
     iteration: Tensor

@@ -37,7 +37,7 @@ class Method:
     ``blind_below``: take a step unevaluated, along the extrapolated direction, where the certified bound of the step after
     it is foretold to stay below this share of the tolerance; that bound is then measured, and the step undone if it
     fails. 0: every step is evaluated.
-    ``patience``: evaluations without progress before a row is called stagnated, oscillating or diverging.
+    ``patience``: evaluations without progress before a row is called stagnated, oscillating, ambiguous or diverging.
     """
 
     name: str
@@ -70,24 +70,35 @@ class Method:
 
 
 def _named(name: str, tolerance: float, iterations: int) -> Method:
-    """The methods as their papers describe them."""
+    """The methods as their papers describe them, all on f(z) = φ z_{t-1} + ψ ε(z, t) (the paper's Eq. 3).
+
+    ``ddim``         Song et al. 2021, Eq. 13 reversed: z_t = f(z_{t-1}), ε at the old latent and the new timestep.
+    ``fixed-point``  the paper, Eq. 6: z^{i+1} = f(z^i) from z⁰ = z_{t-1}, a fixed count.
+    ``intra-path``   the same until RMS(f(z) − z) is small: the test of FPI (Meiri et al. 2023) and AIDI.
+    ``inter-path``   the paper, §4: the same beside ẑ⁰ = z⁰ + n, n ~ N(0, I), until RMS(f(z) − f(ẑ)) is small.
+    ``certified``    r/(1−r) · RMS(f(z) − z), Banach's a-posteriori bound; starts and blind steps extrapolated in ln σ̃;
+                     Chebyshev semi-iteration (Golub & Varga 1961) where r_t is large.
+    ``aidi``         Pan et al. 2023: Anderson acceleration (Walker & Ni 2011), intra-path test.
+    ``renoise``      Garibi et al. 2024: the mean of f(z^i) over the later iterations of a fixed count.
+    ``easyinv``      Zhang et al. 2024: z_t = η f(z_{t-1}) + (1 − η) z_{t-1} on some early steps, one evaluation.
+    """
     match name:
-        case "ddim":  # Song et al. 2021: ε at the old latent and the new timestep, once
+        case "ddim":
             return Method(name, FixedIterations(1))
-        case "fixed-point":  # the paper, Eq. 6
+        case "fixed-point":
             return Method(name, FixedIterations(iterations))
-        case "intra-path":  # AIDI's and FPI's test on the paper's iteration
+        case "intra-path":
             return Method(name, IntraPath(tolerance))
-        case "inter-path":  # the paper, §4
+        case "inter-path":
             return Method(name, InterPath(tolerance), paths=2)
         case "certified":
             found = Method(name, Certified(tolerance), guess="extrapolated", norm="picture", blind_below=0.5)
             return replace(found, solver=Chebyshev(), accelerate_above=0.4)
-        case "aidi":  # Pan et al. 2023: Anderson-accelerated, judged by the intra-path residual
+        case "aidi":
             return Method(name, IntraPath(tolerance), solver=Anderson(window=2))
-        case "renoise":  # Garibi et al. 2024: averaged predictions
+        case "renoise":
             return Method(name, FixedIterations(iterations), solver=Averaging(first=2))
-        case "easyinv":  # Zhang et al. 2024: one evaluation, blended with the state before
+        case "easyinv":
             return Method(name, FixedIterations(1), blend=Blend())
         case _:
             raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(get_args(MethodName))}")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
+Sampler = Literal["ddim", "o-belm"]
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
 WHERE = ("device", "attention", "vae_slicing", "vae_tiling", "cpu_offload", "compile", "local_files_only")
 """Fields that say where and how something is computed, not what."""
@@ -41,6 +42,9 @@ class RunConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     num_inference_steps: int = Field(25, ge=1, le=1000, description="DDIM steps of inversion and regeneration")
     method: MethodName = Field("certified", description="inversion method")
+    sampler: Sampler = Field(
+        "ddim", description="o-belm: a two-step sampler with an exact inverse, for the operation invert; no method then"
+    )
     guess: Literal["previous", "last", "extrapolated"] | None = Field(
         None, description="initial guess of a step; none = the method's own"
     )
@@ -88,11 +92,13 @@ class RunConfig(BaseModel):
     max_pixels: int = Field(200_000_000, ge=1, description="largest photo accepted, in pixels")
 
     @model_validator(mode="after")
-    def _maps_that_are_used(self) -> RunConfig:
+    def _fits_the_operation(self) -> RunConfig:
         if self.depth_folder is not None and (self.operation, self.dehaze_variant) != ("dehaze", "prior-weighted"):
             raise ValueError(
                 "depth maps are read by the variant prior-weighted only: choose it or leave depth_folder out"
             )
+        if self.sampler != "ddim" and self.operation != "invert":
+            raise ValueError("the sampler o-belm inverts only, its latents are no noise to edit from: leave sampler out")
         if self.mask_folder is not None and self.operation != "dehaze":
             raise ValueError("a region mask limits dehazing only: leave mask_folder out")
         return self

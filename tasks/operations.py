@@ -18,12 +18,14 @@ from fpcore.criteria import Status
 from fpcore.dark_channel import dehaze as dark_channel_dehaze
 from fpcore.dehaze import DehazeSettings, Stopwatch, dehaze
 from fpcore.edit import EditResult, edit, pair_maps
+from fpcore.exact import invert_exactly, sample_exactly
 from fpcore.halving import Halving
 from fpcore.invert import Cancelled, Inversion, invert
 from fpcore.methods import Method, method
 from fpcore.metrics import psnr, structure_distance
 from fpcore.models.model import Model
 from fpcore.prompt_to_prompt import EditSettings
+from fpcore.records import Recorder
 from fpcore.sample import sample
 from fpcore.schedule import Schedule
 from fpcore.verdict import judge
@@ -170,15 +172,25 @@ def _outcome(
 def run_invert(
     model: Model, config: RunConfig, pixels: Tensor, wishes: Wishes, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
-    """Invert (M, 3, H, W) in [0, 1] under each photo's prompt, and regenerate it as a proof."""
+    """Invert (M, 3, H, W) in [0, 1] under each photo's prompt, and regenerate it as a proof.
+
+    Of the sampler o-belm's pair of latents the last one is kept.
+    """
     watch = Stopwatch()
     schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
     latents, condition = model.encode(pixels * 2 - 1), model.embed(wishes.prompts)
     watch("encode")
     predict = Halving(lambda z, t, image: model.predict(z, t, condition.rows(image)))
-    inversion = _invert(predict, model, config, schedule, latents, wishes, should_stop, trajectory=False)
-    watch("invert")
-    back = sample(predict, schedule, inversion.latents, batch_size=config.batch_size, should_stop=should_stop)
+    if config.sampler == "o-belm":
+        pair = invert_exactly(predict, schedule, latents, batch_size=config.batch_size)
+        inversion, evaluations = _exact_inversion(pair.last, len(schedule)), len(schedule) - 1
+        watch("invert")
+        back = sample_exactly(predict, schedule, pair.last, pair.before, batch_size=config.batch_size)
+    else:
+        inversion = _invert(predict, model, config, schedule, latents, wishes, should_stop, trajectory=False)
+        evaluations = len(schedule)
+        watch("invert")
+        back = sample(predict, schedule, inversion.latents, batch_size=config.batch_size, should_stop=should_stop)
     watch("sample")
     result = (model.decode(back).cpu() + 1) / 2
     watch("decode")
@@ -189,12 +201,19 @@ def run_invert(
             **_inversion_columns(config, schedule, inversion, i),
             "prompt": wishes.prompts[i],
             "target_prompt": wishes.prompts[i],
-            "nfe": inversion.nfe[i] + len(schedule),
+            "nfe": inversion.nfe[i] + evaluations,
             "metrics": {"psnr_round_trip": float(trip[i])},
             "batch_size": predict.rows or config.batch_size,
         }
         outcomes.append(_outcome(inversion.status[i], pixels[i], result[i], 1.0, columns, "nothing"))
     return outcomes, watch.seconds
+
+
+def _exact_inversion(latents: Tensor, steps: int) -> Inversion:
+    """An inversion that solved no fixed point: nothing to judge, nothing to record."""
+    finite = latents.flatten(1).isfinite().all(1).tolist()
+    status = [Status.COMPLETED if fine else Status.NONFINITE for fine in finite]
+    return Inversion(latents, status, [steps] * len(latents), Recorder().finish())
 
 
 def run_edit(
