@@ -156,7 +156,11 @@ class LocalBackend:
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(Path(entry.path), key + "/")
             elif entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(self.root)):
-                yield _local_entry(key, entry.stat())
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # gone since its name was read: another writer's temporary file, say
+                    continue
+                yield _local_entry(key, stat)
 
 
 def _local_entry(key: str, stat: os.stat_result) -> Entry:

@@ -51,6 +51,17 @@ def test_names_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
     assert entry.key == "caf\ufffd.jpg"
 
 
+def test_a_listing_passes_over_what_vanishes_meanwhile(tmp_path: Path) -> None:
+    """Another writer's temporary file is in the folder when names are read and gone when sizes are."""
+    store = open_store(str(tmp_path))
+    for key in ("a.jpg", "b.jpg", "c.jpg"):
+        store.put(key, b"1")
+    listing = store.list()
+    assert next(listing).key == "a.jpg"
+    (tmp_path / "b.jpg").unlink()
+    assert [entry.key for entry in listing] == ["c.jpg"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("call", ["fsync", "link", "replace"])
 def test_a_refused_write_leaves_nothing(
