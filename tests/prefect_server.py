@@ -34,7 +34,8 @@ def run_prefect_server(home: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def run_worker(pool: str, name: str, folder: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process worker that takes one flow run at a time, in a process group of its own; logs in ``folder``."""
-    environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1", **variables}
+    # One thread: OpenMP threads of two processes that share the cores wait for each other ten times longer than they work.
+    environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1", "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1"]
     with background(command, environment, folder / f"{name}.log") as process:
         yield process

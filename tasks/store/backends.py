@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
@@ -141,30 +142,41 @@ class LocalBackend:
     def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
         """All files below, lazily, as one page."""
         folder = prefix.rpartition("/")[0]
-        entries = self._walk(self._inside(folder) if folder else self.root, folder + "/" if folder else "")
+        entries = self._walk(str(self._inside(folder) if folder else self.root), folder + "/" if folder else "")
         return (entry for entry in entries if entry.key.startswith(prefix)), None
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[Entry]:
+    def _walk(self, folder: str, prefix: str) -> Iterator[Entry]:
         """Files below in the order S3 lists them; memory: the names of one folder. Linked folders are not followed."""
         try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
         except FileNotFoundError:
             return
-        for entry in entries:
-            key = prefix + entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(entry.path), key + "/")
-            elif entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(self.root)):
-                try:
-                    stat = entry.stat()
-                except FileNotFoundError:  # gone since its name was read: another writer's temporary file, say
-                    continue
-                yield _local_entry(key, stat)
+        for name in names:
+            path, key = f"{folder}/{name}", prefix + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            if name.endswith("/"):
+                yield from self._walk(path, key)
+            elif (found := self._stat_inside(path)) is not None:
+                yield _local_entry(key, found)
+
+    def _stat_inside(self, path: str) -> os.stat_result | None:
+        """Of a file, or of what a link leads to if that is a file of ours; None for anything else."""
+        try:
+            found = os.lstat(path)  # pathlib would keep every name
+        except FileNotFoundError:  # gone since its name was read: another writer's temporary file, say
+            return None
+        if stat.S_ISLNK(found.st_mode):
+            try:
+                found = Path(path).stat()
+            except OSError:  # it leads nowhere, or in a circle
+                return None
+            if not Path(path).resolve().is_relative_to(self.root):
+                return None
+        return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _local_entry(key: str, stat: os.stat_result) -> Entry:
-    return Entry(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+def _local_entry(key: str, found: os.stat_result) -> Entry:
+    return Entry(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
 
 
 def _clash(key: str) -> InvalidLocation:

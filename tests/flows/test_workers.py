@@ -126,7 +126,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
         assert run.wait(900) == 0, (tmp_path / "run.log").read_text()[-3000:]
     told = summary(tmp_path / "run.log")
     assert (told["ok"], told["open_shards"]) == (len(keys), 0)
-    assert told["workers"] == 3
+    assert told["workers"] >= 3  # the lost one, its neighbour, and who took over
+    assert told["model_loads"] == told["workers"]
     assert check(output, seen=seen, expected_keys=keys) == []
 
 
