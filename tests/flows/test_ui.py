@@ -26,6 +26,7 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --force-device-scale-factor=1"
 ).split()
+DOCUMENTATION = Path(os.environ["FIXPOINT_SCREENSHOTS"]).resolve() if "FIXPOINT_SCREENSHOTS" in os.environ else None
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(1800),
@@ -45,22 +46,25 @@ def see(url: str, name: str, folder: Path, *words: str, height: int = 900) -> No
     """A page shows the words; its picture goes to ``folder``, and to the documentation if that is asked for."""
     text = browse(url, "--dump-dom", height=height)
     missing = [word for word in words if word not in text]
-    assert not missing, f"{url} does not show {missing}"
     picture = folder / f"{name}.png"
     browse(url, f"--screenshot={picture}", height=height)
+    assert not missing, f"{url} does not show {missing}, see {picture}"
     with Image.open(picture) as image:
         assert len(image.convert("L").getcolors(256) or range(256)) > 20, "the page is empty"
-        if wanted := os.environ.get("FIXPOINT_SCREENSHOTS"):
-            image.convert("RGB").quantize(64).save(Path(wanted) / f"{name}.png", optimize=True)
+        if DOCUMENTATION is not None:
+            image.convert("RGB").quantize(64).save(DOCUMENTATION / f"{name}.png", optimize=True)
 
 
-def test_run_artifacts_and_form_are_what_an_operator_needs(prefect_api: str, tmp_path: Path) -> None:
+def test_run_artifacts_and_form_are_what_an_operator_needs(
+    prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     pages = prefect_api.removesuffix("/api") + "/v2"
     write_photos(tmp_path / "photos", 8)
     fixpoint("setup")
     fixpoint("deploy", "--source", "s3://photos/incoming", "--output", "s3://photos/dehazed")
-    config = RunConfig(num_inference_steps=8, batch_size=2, shard_size=2)
-    state = dehaze(str(tmp_path / "photos"), str(tmp_path / "out"), config, Execution(), return_state=True)
+    config = RunConfig(batch_size=2, shard_size=2)
+    state = dehaze("photos", "dehazed", config, Execution(), return_state=True)
     assert state.is_completed()
     run = state.state_details.flow_run_id
     assert run is not None
@@ -72,4 +76,4 @@ def test_run_artifacts_and_form_are_what_an_operator_needs(prefect_api: str, tmp
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("dehaze/nightly").id
     see(f"{pages}/deployments/deployment/{deployment}/run", "ui-form", tmp_path,
-        "folder, glob, s3:// prefix", "num_inference_steps", "DDIM steps", "runner", height=2600)  # fmt: skip
+        "folder, glob, s3:// prefix", "Num Inference Steps", "DDIM steps", "Runner", height=1300)  # fmt: skip
