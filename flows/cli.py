@@ -47,12 +47,15 @@ def run(
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from prefect import tags
+
         from flows.execution import Execution
         from flows.operations import FLOWS
         from tasks.config import RunConfig
 
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
-        summary = FLOWS[operation](source, output, config, Execution(**execution))
+        with tags("fixpoint"):
+            summary = FLOWS[operation](source, output, config, Execution(**execution))
     show_summary(output, summary, as_json)
 
 
@@ -69,7 +72,8 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
             f"{summary['failed']} failed.",
             highlight=False,
         )
-    console.print(f"Pictures: {output}/images   Report: {output}/report/index.html", highlight=False, soft_wrap=True)
+    folder = output.rstrip("/")
+    console.print(f"Pictures: {folder}/images   Report: {folder}/report/index.html", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -93,9 +93,7 @@ def _paths(figure: Figure, c: Columns) -> None:
     for axes in list(grid.flat)[len(steps) :]:
         axes.set_visible(False)
     iterations = int(c["iteration"].max())
-    title = (
-        f"Paths from z(t-1) + n, iterations 1 to {iterations}; star: where the unperturbed one ends"
-    )
+    title = f"Paths from z(t-1) + n, iterations 1 to {iterations}; star: where the unperturbed one ends"
     figure.suptitle(title, fontsize=9.5)
 
 

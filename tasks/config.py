@@ -98,7 +98,9 @@ class RunConfig(BaseModel):
                 "depth maps are read by the variant prior-weighted only: choose it or leave depth_folder out"
             )
         if self.sampler != "ddim" and self.operation != "invert":
-            raise ValueError("the sampler o-belm inverts only, its latents are no noise to edit from: leave sampler out")
+            raise ValueError(
+                "the sampler o-belm inverts only, its latents are no noise to edit from: leave sampler out"
+            )
         if self.mask_folder is not None and self.operation != "dehaze":
             raise ValueError("a region mask limits dehazing only: leave mask_folder out")
         return self
