@@ -65,6 +65,15 @@ class RunFacts:
     command: str = ""
 
     @property
+    def way(self) -> str:
+        """What tells runs apart: the variant of dehazing or the guidance mode of editing, and the inversion method."""
+        operation, method = self.configuration.get("operation"), self.method or "–"
+        if operation == "dehaze":
+            variant = self.configuration.get("dehaze_variant")
+            return "dark channel prior" if variant == "dcp" else f"{variant}, {method}"
+        return f"guidance {self.configuration.get('guidance')}, {method}" if operation == "edit" else method
+
+    @property
     def converged(self) -> float | None:
         """Share of the inversions that converged, 0 to 1; None if the method judged none."""
         judged = self.ok - self.inversion.get("completed", 0)

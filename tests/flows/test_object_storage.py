@@ -67,6 +67,22 @@ def test_bucket_to_bucket_leaves_no_trace_of_the_credentials(
     assert not [r for r in caplog.records if seaweedfs.secret_key in r.getMessage() and r.levelno >= logging.DEBUG]
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_a_run_that_is_refused_shows_no_credentials(bucket: str, prefect_api: str, tmp_path: Path, name: str) -> None:
+    """Canary: a wrong key is in no message, no traceback at debug level and nowhere in Prefect's database."""
+    canary = "CANARY0123456789ABCDEF"
+    environment = {**os.environ, name: canary, "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
+    line = [sys.executable, "-m", "flows.cli", "dehaze", f"{bucket}/photos", f"{bucket}/refused", "--verbose", *FAST]
+    done = subprocess.run(line, env=environment, capture_output=True, timeout=240)
+    assert done.returncode == 2, done.stderr.decode()[-3000:]
+    assert b"AWS_" in done.stderr, "the message names the fix"
+    assert b"Traceback" in done.stderr, "at debug level Prefect logs where the error came from"
+    assert canary.encode() not in done.stdout + done.stderr
+    database = list(Path(os.environ["PREFECT_HOME"]).rglob("*.db*"))
+    assert database
+    assert not [str(p) for p in database if canary.encode() in p.read_bytes()]
+
+
 def kill_at_random(bucket: str, kills: int, longest: float, seed: int) -> int:
     """Start the command and SIGKILL it after a random time, ``kills`` times; how often it was still running."""
     chance, landed = random.Random(seed), 0
