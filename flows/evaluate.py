@@ -28,6 +28,10 @@ MEASURES = """
     avg(metrics['psnr_round_trip']) AS psnr_round_trip,
     avg(metrics['dark_channel_before']) AS dark_channel_before,
     avg(metrics['dark_channel_after']) AS dark_channel_after,
+    avg(metrics['contrast_before']) AS contrast_before,
+    avg(metrics['contrast_after']) AS contrast_after,
+    avg(metrics['colourfulness_before']) AS colourfulness_before,
+    avg(metrics['colourfulness_after']) AS colourfulness_after,
     avg(metrics['structure_distance']) AS structure_distance,
     avg(nfe) AS nfe
 """

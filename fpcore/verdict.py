@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fpcore.metrics import clipped_share, dark_channel_density, structure_distance
+from fpcore.metrics import clipped_share, colourfulness, contrast, dark_channel_density, structure_distance
 
 COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
@@ -55,6 +55,10 @@ def judge(pixels: Tensor, result: Tensor, amount: Tensor) -> list[Verdict]:
         "dark_channel_after": dark_channel_density(result, 3),
         "clipped_before": clipped_share(pixels),
         "clipped_after": clipped_share(result),
+        "contrast_before": contrast(pixels),
+        "contrast_after": contrast(result),
+        "colourfulness_before": colourfulness(pixels),
+        "colourfulness_after": colourfulness(result),
     }
     rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(pixels))]
     return [_judge_one(m, float(s)) for m, s in zip(rows, strength, strict=True)]
