@@ -58,7 +58,9 @@ class RunConfig(BaseModel):
     prompt: str | None = Field(None, description="source prompt; dehazing: none = the variant's own")
     target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the variant's own")
     guidance: GuidanceMode = Field("none", description="how the guidance mismatch is handled when editing")
-    guidance_scale: float = Field(1.0, ge=0, le=30, description="classifier-free guidance weight w")
+    guidance_scale: float = Field(
+        7.5, ge=0, le=30, description="classifier-free guidance weight w of editing and of the paper's dehazing variants"
+    )
     tokens: Literal["refine", "replace", "remove"] = Field(
         "refine", description="editing: how the prompts' tokens are matched; replace is word by word"
     )
