@@ -18,7 +18,7 @@ from prefect.states import Cancelling
 
 from tests.chaos.check_output import check
 from tests.photographs import write_photos
-from tests.prefect_server import run_worker, wait_until
+from tests.prefect_server import background, run_worker, wait_until
 from tests.servers import S3Server
 
 PHOTOS = 8
@@ -148,3 +148,17 @@ def test_the_schedule_runs_it_a_cancelled_run_is_resumed_and_every_photo_is_ther
     assert shown["before-after"][0].data.startswith("data:image/jpeg")
     everything = repr([a.data for group in shown.values() for a in group])
     assert seaweedfs.secret_key not in everything
+
+
+@pytest.mark.chaos
+def test_one_process_serves_the_schedule_and_the_runs(prefect_api: str, tmp_path: Path) -> None:
+    """``fixpoint serve``: no worker, no pool; cron starts a run in it, and the form's deployment is there."""
+    keys = write_photos(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "flows.cli", "serve", "--source", str(tmp_path / "in"), "--output", str(out)]
+    line += ["--cron", "* * * * *", "--set", "num_inference_steps=4"]
+    with background(line, dict(os.environ), tmp_path / "serve.log"), get_client(sync_client=True) as client:
+        wait_until(lambda: (out / "report" / "index.html").exists(), 400, "the report of the scheduled run")
+        assert client.read_deployment_by_name("dehaze/served").parameters["source"] == str(tmp_path / "in")
+        assert client.read_deployment_by_name("edit/served").tags == ["served"]
+    assert check(str(out), expected_keys=keys) == []
