@@ -7,6 +7,7 @@ be exclusive: of any number of concurrent creates of one key exactly one succeed
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import threading
@@ -24,6 +25,9 @@ from fsspec.asyn import sync
 from tasks.store.errors import AccessDenied, InvalidLocation, NotExclusive
 from tasks.store.retry import RetryPolicy, Vanished
 from tasks.store.uris import Location
+
+# At debug level it writes the headers of every request: key, signature and session token.
+logging.getLogger("botocore").setLevel(logging.INFO)
 
 TEMPORARY = ".tmp-"
 """Names of local files being written begin so; a kill can leave them behind, ``gc`` removes them."""

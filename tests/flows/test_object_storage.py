@@ -67,7 +67,7 @@ def test_bucket_to_bucket_leaves_no_trace_of_the_credentials(
     assert not [r for r in caplog.records if seaweedfs.secret_key in r.getMessage() and r.levelno >= logging.DEBUG]
 
 
-@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
 def test_a_run_that_is_refused_shows_no_credentials(bucket: str, prefect_api: str, tmp_path: Path, name: str) -> None:
     """Canary: a wrong key is in no message, no traceback at debug level and nowhere in Prefect's database."""
     canary = "CANARY0123456789ABCDEF"
