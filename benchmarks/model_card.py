@@ -23,6 +23,7 @@ from benchmarks.inversion import free_crops
 from fpcore.builtin.rendered_haze import render_haze
 from fpcore.dehaze import DehazeSettings, dehaze
 from fpcore.haze_amount import denoising_errors
+from fpcore.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
 
@@ -51,7 +52,7 @@ def round_trip(model: Model, pictures: Tensor, prompt: str) -> Tensor:
     """dB of each picture."""
     same = DehazeSettings(variant="regenerate", prompt=prompt, target_prompt=prompt, batch_size=16)
     back = dehaze(model, pictures, same).result.clamp(0, 1)
-    return -10 * (back - pictures).square().mean((1, 2, 3)).log10()
+    return psnr(back, pictures)
 
 
 def main() -> None:

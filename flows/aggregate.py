@@ -16,7 +16,12 @@ from tasks.aggregate import aggregate as make_tables
     persist_result=False,
 )
 def aggregate(outputs: list[str], destination: str) -> dict[str, Any]:
-    """Bring the tables at ``destination`` up to date with the committed shards of ``outputs``."""
+    """Bring the tables at ``destination`` up to date with the committed shards of ``outputs``.
+
+    Args:
+        outputs: outputs of runs, folders or s3:// prefixes
+        destination: folder or s3:// prefix that the tables go to
+    """
     summary = make_tables(outputs, destination)
     get_run_logger().info("%s new photos, %s new steps", summary.images_new, summary.steps_new)
     return {"images_new": summary.images_new, "steps_new": summary.steps_new, "seconds": summary.seconds}

@@ -14,7 +14,7 @@ from prefect import flow
 
 from flows.execution import Execution
 from flows.pipeline import run_batch
-from tasks.config import RunConfig
+from tasks.config import DehazeVariant, RunConfig
 
 MEASURES = """
     count(*) FILTER (status = 'ok') AS photos,
@@ -60,10 +60,18 @@ def evaluate_reside(
     data: str,
     output: str,
     config: RunConfig = RunConfig(),
-    variants: Sequence[str] = ("graded", "dcp"),
+    variants: list[DehazeVariant] = ["graded", "dcp"],  # noqa: B006 (Prefect copies it; the form shows it)
     real: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every variant on the hazy side, the first also on the clear side; table.json, table.md and sheets in ``output``."""
+    """Run every variant on the hazy side, the first also on the clear side; table.json, table.md and sheets in ``output``.
+
+    Args:
+        data: folder with hazy/ and gt/ (RESIDE SOTS)
+        output: folder that the runs, tables and sheets go to
+        config: what is done to every photo, but for the variant
+        variants: variants of dehazing; the first is also run on the clear side
+        real: folder of real hazy photographs without truth
+    """
     hazy, clear = find_pairs(data)
     rows = []
     for variant in variants:

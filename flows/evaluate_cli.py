@@ -32,7 +32,7 @@ def reside(
         from tasks.config import RunConfig
 
         config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
-        rows = evaluate_reside(data, output, config, variants.split(","), real)
+        rows = evaluate_reside(data, output, config, variants.split(","), real)  # type: ignore[arg-type]  # the flow checks the names
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 

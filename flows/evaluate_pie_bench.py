@@ -54,9 +54,16 @@ def evaluate_pie_bench(
 ) -> Table:
     """Edit every picture by every method under every guidance mode, each a resumable run of its own in ``output``.
 
-    ``judges``: paths of the weights of lpips, dino and clip; a measure without weights is unavailable, with the reason.
     Writes ``pie-bench.parquet`` beside each run, ``table.json``, ``table.md`` and ``sheet.png``. Masks measure, they do
     not steer: the edits never see them.
+
+    Args:
+        data: folder with mapping_file.json and annotation_images/
+        output: folder that the runs, tables and the sheet go to
+        config: what is done to every picture, but for method and guidance mode
+        methods: inversion methods
+        guidance: guidance modes
+        judges: paths of the weights of lpips, dino and clip; a measure without weights is unavailable, with the reason
     """
     mapping = f"{data.rstrip('/')}/mapping_file.json"
     execution = Execution(max_failed_fraction=1.0, report=False)

@@ -42,6 +42,8 @@ def stop(code: int, message: str) -> NoReturn:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Errors that users can mend become a sentence and an exit code."""
+    from prefect.exceptions import ParameterTypeError
+
     from flows.execution import Incomplete, TooManyFailures
     from tasks.store.errors import StoreError
 
@@ -53,7 +55,7 @@ def plain_errors() -> Iterator[None]:
         stop(INCOMPLETE, str(error))
     except TooManyFailures as error:
         stop(TOO_MANY, str(error))
-    except (StoreError, ValueError) as error:
+    except (StoreError, ValueError, ParameterTypeError) as error:
         stop(USAGE, str(error))
 
 

@@ -35,22 +35,11 @@ class Verdict:
     measures: dict[str, float]
 
 
-def judge(pixels: Tensor, result: Tensor, amount: Tensor) -> list[Verdict]:
-    """A verdict for each of M pairs (M, 3, H, W) in [0, 1]; ``amount`` (M,) of haze the model saw, NaN if not asked.
-
-    A result that collapsed is tried again at half strength, one that clips too much is weakened, one that gains
-    nothing is not applied.
-    """
-    result = result.clamp(0, 1)
-    low, high = CLEAR_BELOW
-    darkest = pixels.amin((1, 2, 3))
-    strength = torch.nan_to_num(((amount + DARKEST_COUNTS * darkest - low) / (high - low)).clamp(0, 1), nan=1.0)
-    halved = torch.lerp(pixels, result, 0.5)
+def measure(pixels: Tensor, result: Tensor) -> list[dict[str, float]]:
+    """What can be said without truth of each of M pairs of input and result (M, 3, H, W) in [0, 1]."""
     columns = {
-        "haze_amount": amount,
-        "darkest": darkest,
         "structure_distance": structure_distance(result, pixels),
-        "structure_distance_half": structure_distance(halved, pixels),
+        "structure_distance_half": structure_distance(torch.lerp(pixels, result, 0.5), pixels),
         "dark_channel_before": dark_channel_density(pixels, 3),
         "dark_channel_after": dark_channel_density(result, 3),
         "clipped_before": clipped_share(pixels),
@@ -60,8 +49,23 @@ def judge(pixels: Tensor, result: Tensor, amount: Tensor) -> list[Verdict]:
         "colourfulness_before": colourfulness(pixels),
         "colourfulness_after": colourfulness(result),
     }
-    rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(pixels))]
-    return [_judge_one(m, float(s)) for m, s in zip(rows, strength, strict=True)]
+    return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(pixels))]
+
+
+def judge(pixels: Tensor, result: Tensor, amount: Tensor) -> list[Verdict]:
+    """A verdict for each of M pairs (M, 3, H, W) in [0, 1]; ``amount`` (M,) of haze the model saw, NaN if not asked.
+
+    A result that collapsed is tried again at half strength, one that clips too much is weakened, one that gains
+    nothing is not applied.
+    """
+    low, high = CLEAR_BELOW
+    darkest = pixels.amin((1, 2, 3))
+    strength = torch.nan_to_num(((amount + DARKEST_COUNTS * darkest - low) / (high - low)).clamp(0, 1), nan=1.0)
+    measured = measure(pixels, result.clamp(0, 1))
+    return [
+        _judge_one({"haze_amount": a, "darkest": d, **measures}, s)
+        for a, d, s, measures in zip(amount.tolist(), darkest.tolist(), strength.tolist(), measured, strict=True)
+    ]
 
 
 def _judge_one(m: dict[str, float], strength: float) -> Verdict:

@@ -59,7 +59,10 @@ class RunConfig(BaseModel):
     target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the variant's own")
     guidance: GuidanceMode = Field("none", description="how the guidance mismatch is handled when editing")
     guidance_scale: float = Field(
-        7.5, ge=0, le=30, description="classifier-free guidance weight w of editing and of the paper's dehazing variants"
+        7.5,
+        ge=0,
+        le=30,
+        description="classifier-free guidance weight w of editing and of the paper's dehazing variants",
     )
     tokens: Literal["refine", "replace", "remove"] = Field(
         "refine", description="editing: how the prompts' tokens are matched; replace is word by word"

@@ -28,7 +28,7 @@ from fpcore.prompt_to_prompt import EditSettings
 from fpcore.records import Recorder
 from fpcore.sample import sample
 from fpcore.schedule import Schedule
-from fpcore.verdict import judge
+from fpcore.verdict import judge, measure
 from tasks.attention_pictures import attention_picture
 from tasks.config import RunConfig
 from tasks.edit_options import described
@@ -137,7 +137,7 @@ def run_dehaze(
             "target_prompt": dehazed.prompts[1],
             "haze_map": {"bytes": png(dehazed.haze_map[i]), "path": None},
             "nfe": dehazed.nfe[i],
-            "metrics": _finite(verdict.measures),
+            "metrics": {name: value for name, value in verdict.measures.items() if np.isfinite(value)},
             "batch_size": dehazed.rows or config.batch_size,
         }
         strength = verdict.strength * config.strength
@@ -145,11 +145,6 @@ def run_dehaze(
             _outcome(dehazed.inversion.status[i], pixels[i], dehazed.result[i], strength, columns, "render")
         )
     return outcomes, dehazed.seconds
-
-
-def _finite(measures: dict[str, float]) -> dict[str, float]:
-    """Those that were measured."""
-    return {name: value for name, value in measures.items() if np.isfinite(value)}
 
 
 def _inversion_columns(config: RunConfig, schedule: Schedule, inversion: Inversion, i: int) -> dict[str, Any]:
@@ -340,7 +335,7 @@ def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], 
     """The dark channel prior as a baseline: thumbnails for the row, no model. Full resolution: ``dark_channel_pixels``."""
     result = dark_channel_dehaze(pixels, patch=3, radius=8)
     veil = (pixels - result.image).mean(1).clamp(0, 1)
-    verdicts = judge(pixels, result.image, torch.full((len(pixels),), torch.nan))  # for its measures: a baseline is not judged
+    measures = measure(pixels, result.image)
     shared = {"verdict": "improved", "nfe": 0, "nfe_inversion": 0, "batch_size": config.batch_size}
     outcomes = []
     for i in range(len(pixels)):
@@ -348,7 +343,7 @@ def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], 
             "output": {"bytes": png(result.image[i]), "path": None},
             "haze_map": {"bytes": png(veil[i]), "path": None},
         }
-        columns = {**shared, **pictures, "metrics": _finite(verdicts[i].measures)}
+        columns = {**shared, **pictures, "metrics": measures[i]}
         outcomes.append(Outcome(pixels[i], result.image[i], config.strength, columns))
     return outcomes, {}
 

@@ -113,6 +113,14 @@ def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deploy
                 client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})
 
 
+@pytest.mark.parametrize("name", ["edit/on-demand", "invert/on-demand", "evaluate/on-demand", "aggregate/on-demand"])
+def test_every_other_form_says_what_its_fields_mean_too(deployed: tuple[str, list[str]], name: str) -> None:
+    with get_client(sync_client=True) as client:
+        properties = client.read_deployment_by_name(name).parameter_openapi_schema["properties"]
+    assert properties
+    assert all(field.get("description") for field in properties.values())
+
+
 @pytest.mark.chaos
 def test_the_schedule_runs_it_a_cancelled_run_is_resumed_and_every_photo_is_there_once(
     deployed: tuple[str, list[str]], seaweedfs: S3Server, tmp_path: Path
