@@ -9,7 +9,6 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.board import Board
 from flows.execution import Execution, Incomplete, TooManyFailures
-from flows.hooks import leaving_failures
 from flows.shards import process_shards
 from tasks.config import RunConfig
 from tasks.progress import PROGRESS
@@ -23,11 +22,6 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
 
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
-    with leaving_failures(output):
-        return _run_batch(source, output, config, execution)
-
-
-def _run_batch(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
     _require_limit(execution.concurrency_limit)
     planned = plan(source, output, config, execution.allow_http)
     ledger = Ledger(open_store(output))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterName
@@ -113,6 +114,16 @@ def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deploy
                 client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})
 
 
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_pools_of_containers_take_the_image_and_ask_for_a_gpu(prefect_api: str, kind: str) -> None:
+    fixpoint("setup", "--type", kind, "--gpus", "4", "--pool", kind, "--gpu-pool", f"{kind}-gpu")
+    with get_client(sync_client=True) as client:
+        pool = client.read_work_pool(f"{kind}-gpu")
+        assert (pool.type, pool.concurrency_limit) == (kind, 4)
+        assert "image" in pool.base_job_template["variables"]["properties"]
+        assert ("nvidia.com/gpu" in str(pool.base_job_template)) == (kind == "kubernetes")
+
+
 @pytest.mark.parametrize("name", ["edit/on-demand", "invert/on-demand", "evaluate/on-demand", "aggregate/on-demand"])
 def test_every_other_form_says_what_its_fields_mean_too(deployed: tuple[str, list[str]], name: str) -> None:
     with get_client(sync_client=True) as client:
@@ -156,6 +167,25 @@ def test_the_schedule_runs_it_a_cancelled_run_is_resumed_and_every_photo_is_ther
     assert shown["before-after"][0].data.startswith("data:image/jpeg")
     everything = repr([a.data for group in shown.values() for a in group])
     assert seaweedfs.secret_key not in everything
+
+
+@pytest.mark.chaos
+def test_a_run_whose_process_was_killed_leaves_what_is_left_to_do(
+    deployed: tuple[str, list[str]], seaweedfs: S3Server, tmp_path: Path
+) -> None:
+    """SIGKILL to the flow run alone: it can say nothing, its worker calls the hook for crashes."""
+    url, keys = deployed
+    output = f"{url}/killed"
+    with run_worker("fixpoint", "lonely", tmp_path) as worker, get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("dehaze/nightly").id
+        run = client.create_flow_run_from_deployment(deployment, parameters={"output": output}).id
+        wait_until(lambda: commits(seaweedfs, output), 400, "the first commit")
+        (engine,) = (p for p in psutil.Process(worker.pid).children(recursive=True) if "prefect.engine" in p.cmdline())
+        engine.kill()
+        failures = wait_until(lambda: artifacts(run).get("failures"), 120, "the summary of the killed run")
+        assert state_of(run) == "Crashed"
+    assert f"of {len(keys)} shards are open" in failures[0].data
+    assert len(failures) == 1
 
 
 @pytest.mark.chaos
