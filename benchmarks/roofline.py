@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +76,28 @@ def bytes_a_call(model: Model, latents: Tensor, condition: Condition, rows: int)
     for hook in hooks:
         hook.remove()
     return rows * moved + sum(p.nbytes for p in model.unet.parameters())
+
+
+@contextmanager
+def device_busy(device: torch.device, every: float = 0.1) -> Iterator[Callable[[], float | None]]:
+    """Yields a function that tells the share of the time so far in which the GPU ran something, by the driver's own count.
+
+    None without CUDA. Asked every tenth of a second; the driver answers for the interval before.
+    """
+    shares: list[int] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(every):
+            shares.append(torch.cuda.utilization(device))
+
+    asker = threading.Thread(target=ask, daemon=True)
+    if device.type == "cuda":
+        asker.start()
+    try:
+        yield lambda: sum(shares) / len(shares) / 100 if shares else None
+    finally:
+        over.set()
 
 
 @dataclass

@@ -4,19 +4,22 @@
     python -m benchmarks.throughput --model sd15 --device cuda        # one GPU, under ten minutes, nothing to download
     python -m benchmarks.throughput --only batching --count 16        # one part
 
-Parts: ``dehaze`` the whole job against diffusers' loop and against fixed-point code for one image at a time; ``device``
-operations achieved over the measured matrix rate; ``batching`` continuous against batch by batch and lock-step;
-``stages`` decoding, rendering, encoding, Parquet, S3; ``pipeline`` whole runs, also with a network that costs nothing;
-``growth`` photos and planned keys against time and memory. Each prints JSON lines; ``--save`` appends them to a file.
+Parts: ``dehaze`` the whole job against diffusers' loop and against fixed-point code for one image at a time; ``network``
+ways of calling it; ``device`` operations achieved over the measured matrix rate; ``batching`` continuous against batch by
+batch and lock-step; ``stages`` decoding, rendering, encoding, Parquet, S3; ``pipeline`` whole runs, also with a network
+that costs nothing; ``growth`` photos and planned keys against time and memory. Each prints JSON lines; ``--save`` appends
+them to a file.
 Photographs: crops of those of scikit-image and scikit-learn, with haze rendered on them.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,13 @@ from torch import Tensor
 from benchmarks.inversion import free_crops, open_picture
 from benchmarks.peers import diffusers_loop, fixed_point_latents, fixed_point_loop
 from benchmarks.random_sd import random_sd
-from benchmarks.roofline import Meter, bytes_a_call, matrix_rate, memory_rate, operations_a_row, synchronise
+from benchmarks.roofline import Meter, bytes_a_call, matrix_rate, memory_rate, operations_a_row, shortest, synchronise
 from fpcore.analysis import final_residuals
 from fpcore.builtin.rendered_haze import render_haze
 from fpcore.dehaze import DehazeSettings, dehaze
 from fpcore.invert import Predict, invert
 from fpcore.methods import Method, method
+from fpcore.models.compiled import Compiled, fixed_shapes
 from fpcore.models.load import DTYPES, load_model
 from fpcore.models.model import Model
 from fpcore.sample import sample
@@ -49,14 +53,20 @@ CERTIFIED = method("certified")
 
 @dataclass(frozen=True)
 class Job:
-    """What all parts share: ``hazy`` and ``clear`` (M, 3, H, W) in [0, 1], at the model's size."""
+    """What all parts share: ``hazy`` and ``clear`` (M, 3, H, W) in [0, 1], at the model's size.
+
+    ``peer`` has the same weights, never compiled and laid out as diffusers loads them. Residuals are measured with it.
+    """
 
     model: Model
+    peer: Model
     hazy: Tensor
     clear: Tensor
     steps: int
     batch_size: int
     repeats: int
+    files: int = 48
+    """Photographs of a whole run."""
 
     @property
     def schedule(self) -> Schedule:
@@ -81,6 +91,10 @@ class Job:
         condition = self.model.embed([prompt]).repeat(len(self.hazy))
         return lambda z, t, image: self.model.predict(z, t, condition.rows(image))
 
+    def as_peer(self) -> Job:
+        """The same without what makes our network calls quick."""
+        return replace(self, model=self.peer)
+
 
 def timed(job: Job, work: Callable[[], Any]) -> tuple[Any, float, float]:
     """Result, and the least wall and processor seconds of ``job.repeats`` runs."""
@@ -92,6 +106,15 @@ def timed(job: Job, work: Callable[[], Any]) -> tuple[Any, float, float]:
         walls.append(time.perf_counter() - began)
         processors.append(time.process_time() - used)
     return result, min(walls), min(processors)
+
+
+def warm(job: Job, rows: int) -> None:
+    """What the first calls of so many rows take, compiling and recording, is not counted."""
+    shape = job.model.latent_shape(*job.model.image_size)
+    z, t = torch.zeros(rows, *shape, device=job.model.device), torch.full((rows,), 500, device=job.model.device)
+    with torch.no_grad():
+        for _ in range(3):
+            job.model.predict(z, t, job.model.embed([SOURCE]).repeat(rows))
 
 
 def psnr(job: Job, result: Tensor) -> float:
@@ -151,8 +174,8 @@ def lax_tolerance(job: Job, mean: float, worst: float) -> tuple[float, tuple[flo
 
 def against_peers(job: Job) -> Iterator[dict[str, Any]]:
     """(a) The whole job from pixels to pixels. ``times``: photos a second over those of diffusers' loop at batch 1."""
-    check(job)
-    few, pair = job.first(4), job.first(2)
+    check(job.as_peer())
+    few, pair = job.as_peer().first(4), job.as_peer().first(2)
     z0 = few.model.encode(few.hazy * 2 - 1)
     ddim = residual(few, fixed_point_latents(job.model, job.schedule, z0, SOURCE, 1, batch_size=len(z0)))
     shipped = certified_residual(few, TOLERANCES[-1])
@@ -174,7 +197,7 @@ def against_peers(job: Job) -> Iterator[dict[str, Any]]:
 
     ways: list[tuple[str, Job, Callable[[], Tensor]]] = [
         ("diffusers, one image at a time", few, loop(few, 1)),
-        (f"diffusers, batches of {size}", job, loop(job, size)),
+        (f"diffusers, batches of {size}", job, loop(job.as_peer(), size)),
         ("ours at no higher residual", job, ours("regenerate", tolerance)),
         (
             f"fixed point, one image at a time, {count} iterations: the residual of ours as shipped",
@@ -186,6 +209,7 @@ def against_peers(job: Job) -> Iterator[dict[str, Any]]:
     if job.model.text_encoders:
         ways.append(("ours as shipped, graded: also asks how hazy it is", job, ours("graded", TOLERANCES[-1])))
     base: tuple[float, float] | None = None
+    warm(job, size)
     for name, part, work in ways:
         result, wall, processor = timed(part, work)
         rate = len(part.hazy) / wall, len(part.hazy) / processor
@@ -199,15 +223,20 @@ def against_peers(job: Job) -> Iterator[dict[str, Any]]:
 def utilisation(job: Job) -> Iterator[dict[str, Any]]:
     """(b) Operations a second of inversion and sampling over the best of a matrix product; share of time computing."""
     model = job.model
-    latents, condition = model.encode(job.hazy * 2 - 1), model.embed([SOURCE]).repeat(len(job.hazy))
+    everyone, condition = model.encode(job.hazy * 2 - 1), model.embed([SOURCE]).repeat(len(job.hazy))
     roof, stream = matrix_rate(model.device, model.dtype), memory_rate(model.device)
-    operations = operations_a_row(model, latents, condition)
-    for rows in sorted({1, job.batch_size // 2 or 1, job.batch_size, 2 * job.batch_size}):
-        moved = bytes_a_call(model, latents, condition, rows)
+    operations = operations_a_row(job.peer, everyone, condition)
+    compiled = isinstance(model.unet, Compiled)  # a minute for each number of rows
+    for rows in (
+        [job.batch_size] if compiled else sorted({1, job.batch_size // 2 or 1, job.batch_size, 2 * job.batch_size})
+    ):
+        moved = bytes_a_call(job.peer, everyone, condition, rows)
+        latents = everyone[: 2 * rows]
         meter = Meter(model.unet)
         metered = replace(job, model=replace(model, unet=meter))
+        warm(job, rows)
 
-        def work(metered: Job = metered, rows: int = rows) -> None:
+        def work(metered: Job = metered, rows: int = rows, latents: Tensor = latents) -> None:
             there = invert(metered.predict(SOURCE), job.schedule, latents, CERTIFIED, batch_size=rows)
             sample(metered.predict(TARGET), job.schedule, there.latents, batch_size=rows)
 
@@ -219,6 +248,39 @@ def utilisation(job: Job) -> Iterator[dict[str, Any]]:
             "stream_gbs": stream / 1e9, "achieved_gflops": achieved / 1e9, "of_roof": achieved / roof,
             "of_roof_in_processor_time": operations * meter.rows / processor / roof,
             "network_share_of_wall": meter.seconds() / wall,
+        }  # fmt: skip
+
+
+def network(job: Job) -> Iterator[dict[str, Any]]:
+    """Ways of calling the network, ``batch_size`` rows: seconds a row, and operations over the matrix rate."""
+    peer, rows = job.peer, job.batch_size
+    shape = peer.latent_shape(*peer.image_size)
+    z, t = torch.randn(rows, *shape, device=peer.device), torch.full((rows,), 500, device=peer.device)
+    condition = peer.embed([SOURCE]).repeat(rows)
+    operations, roof = operations_a_row(peer, z, condition), matrix_rate(peer.device, peer.dtype)
+    last = copy.deepcopy(peer.unet).to(memory_format=torch.channels_last)
+    ways: list[tuple[str, Any, bool]] = [
+        ("as diffusers loads it", peer.unet, False),
+        ("the same, convolutions timed, cuDNN attention", peer.unet, True),
+        ("channels-last", last, False),
+        ("channels-last, convolutions timed, cuDNN attention", last, True),
+    ]
+    if isinstance(job.model.unet, Compiled):
+        ways.append(("compiled as well", job.model.unet, False))
+    expected: Tensor | None = None
+    for name, unet, fixed in ways:
+        called = replace(peer, unet=unet)
+        with torch.no_grad(), fixed_shapes() if fixed else nullcontext():
+            began = time.perf_counter()
+            output = called.predict(z, t, condition)
+            synchronise(peer.device)
+            first = time.perf_counter() - began
+            seconds = shortest(lambda called=called: called.predict(z, t, condition), peer.device, repeats=5)
+        expected = output if expected is None else expected
+        yield {
+            "way": name, "rows": rows, "ms_a_row": 1000 * seconds / rows, "achieved_tflops": operations * rows / seconds / 1e12,
+            "of_roof": operations * rows / seconds / roof, "first_call_s": first,
+            "relative_difference": float((output - expected).norm() / expected.norm()),
         }  # fmt: skip
 
 
@@ -249,12 +311,17 @@ def batching(job: Job) -> Iterator[dict[str, Any]]:
 
 
 def photographs(count: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Hazy and clear (count, 3, h, w) in [0, 1]; more than there are crops: with other haze."""
-    crops = [np.asarray(open_picture(c).resize(size[::-1], 4), np.float32) / 255 for c in free_crops()]  # 4: BOX
+    """Hazy and clear (count, 3, h, w) in [0, 1]; more than there are crops: with other haze, which is rendered small."""
+    small = (min(size[0], 64), min(size[1], 64))
+    crops = [np.asarray(open_picture(c).resize(small[::-1], 4), np.float32) / 255 for c in free_crops()]  # 4: BOX
     clear = torch.from_numpy(np.stack([crops[i % len(crops)] for i in range(count)])).permute(0, 3, 1, 2).contiguous()
     generator = torch.Generator().manual_seed(seed)
     amount = 0.2 + 0.5 * torch.rand(count, generator=generator)
-    return render_haze(clear, amount, generator).image.clamp(0, 1), clear
+    hazy = render_haze(clear, amount, generator).image
+    if small == size:
+        return hazy.clamp(0, 1), clear
+    hazy, clear = (torch.nn.functional.interpolate(x, size, mode="bicubic").clamp(0, 1) for x in (hazy, clear))
+    return hazy, clear
 
 
 def main() -> None:
@@ -263,6 +330,7 @@ def main() -> None:
 
     parts: dict[str, Callable[[Job], Iterator[dict[str, Any]]]] = {
         "dehaze": against_peers,
+        "network": network,
         "device": utilisation,
         "batching": batching,
         "stages": pipeline.stages,
@@ -275,8 +343,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="of the UNet; default float32 on the CPU, bfloat16 on CUDA")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--files", type=int, help="photographs of a whole run; default: --count")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--compile", action="store_true", help="ours with a compiled network")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=[*parts], default=[*parts])
     parser.add_argument("--save", type=Path)
@@ -287,8 +357,12 @@ def main() -> None:
         model = random_sd([SOURCE, TARGET], device=chosen.device, dtype=dtype, small=chosen.model == "sd15-small")
     else:
         model = load_model(chosen.model, device=chosen.device, torch_dtype=dtype)
+    plain = copy.deepcopy(model.unet).to(memory_format=torch.contiguous_format)
+    peer = replace(model, unet=plain)
+    if chosen.compile:
+        model = replace(model, unet=Compiled(model.unet))
     hazy, clear = photographs(chosen.count, model.image_size)
-    job = Job(model, hazy, clear, chosen.steps, chosen.batch_size, chosen.repeats)
+    job = Job(model, peer, hazy, clear, chosen.steps, chosen.batch_size, chosen.repeats, chosen.files or chosen.count)
     for name in chosen.only:
         for row in parts[name](job):
             line = json.dumps({"part": name, "threads": chosen.threads, "dtype": str(dtype)} | rounded(row))

@@ -27,7 +27,7 @@ class Execution(BaseModel):
     shard_timeout: float = Field(
         3600,
         gt=0,
-        description="seconds for one shard; a flow run of the work pool that commits nothing for so long is replaced",
+        description="seconds for one shard, waiting for the device included; a flow run of the work pool that commits nothing for so long is replaced",
     )
     concurrency_limit: str | None = Field(
         None, description="global concurrency limit that every shard holds a slot of; made by 'fixpoint setup'"
@@ -39,7 +39,7 @@ class Execution(BaseModel):
 
     @model_validator(mode="after")
     def _one_thread(self) -> Self:
-        """A model keeps attention maps while it computes: two shards in one process would mix them."""
+        """One process drives one device."""
         if self.runner == "thread" and self.workers > 1:
             raise ValueError(f"workers is {self.workers} but runner is thread: choose process, ray or work-pool")
         return self

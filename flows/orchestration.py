@@ -72,16 +72,16 @@ def setup(
     pool: Annotated[str, typer.Option(help="pool of the runs that plan, follow and report")] = "fixpoint",
     gpu_pool: Annotated[str, typer.Option(help="pool of the runs that compute a share")] = "fixpoint-gpu",
     limit: Annotated[str, typer.Option(help="global concurrency limit on shards at one time")] = LIMIT,
-    slots: Annotated[int | None, typer.Option(min=1, help="slots of that limit; --gpus if left out")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="slots of that limit; twice --gpus if left out")] = None,
 ) -> None:
     """Make, or bring up to date, the two work pools, the concurrency limit and the watch over lost runs."""
     from flows.provision import ensure_limit, ensure_pool, ensure_watch
 
     ensure_pool(pool, kind, None, gpu=False)
     ensure_pool(gpu_pool, kind, gpus, gpu=True)
-    ensure_limit(limit, slots or gpus)
+    ensure_limit(limit, slots or 2 * gpus)  # a shard in work, and one that is read or written, for each
     ensure_watch()
-    console.print(f"Pools {pool} and {gpu_pool} ({kind}, {gpus} at a time); limit {limit}: {slots or gpus}.")
+    console.print(f"Pools {pool} and {gpu_pool} ({kind}, {gpus} at a time); limit {limit}: {slots or 2 * gpus}.")
     console.print(f"Workers:  prefect worker start --pool {pool}   and   prefect worker start --pool {gpu_pool}")
 
 

@@ -52,9 +52,9 @@ def _interrupting() -> Iterator[None]:
 
 
 def _thread(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:
-    """One worker: a shard is wide enough to fill a device."""
+    """One shard on the device, and one whose photos are read or written meanwhile."""
     del execution, stack
-    return ThreadPoolTaskRunner(max_workers=1)
+    return ThreadPoolTaskRunner(max_workers=2)
 
 
 def _process(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:

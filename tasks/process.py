@@ -1,8 +1,11 @@
 """One shard from planned rows to commit: decode ahead, feed the device, write behind.
 
-Reader threads decode the next group of photos and bring them to the model's size while this thread feeds the device with
-one and a writer thread renders, encodes and stores the one before. At most ``PIXELS_IN_FLIGHT`` pixels are held decoded at
-each of the four places: gathered, waiting, on the device, being written.
+Reader threads decode the next group of photos and bring them to the model's size while the device works on one and a writer
+thread renders, encodes and stores the one before. At most ``PIXELS_IN_FLIGHT`` pixels are held decoded at each of the four
+places: gathered, waiting, on the device, being written.
+
+Two shards may be under way in one process: the device works on one group at a time, in a thread of its own, so that the
+first photos of a shard are read and the last of the one before written and committed while it is busy.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ PIXELS_IN_FLIGHT = 64_000_000
 MOST_PHOTOS = 256  # in a group, where the batch size does not say
 LOOK_AHEAD = 4  # photos decoded ahead of the group that is being gathered
 THUMBNAIL = (192, 256)  # height and width of the row's picture where no model sets a size
+DEVICE = ThreadPoolExecutor(1, "device")
+"""The thread that calls networks. A model keeps attention maps while it computes, and CUDA graphs belong to a thread."""
 Stop = Callable[[], bool] | None
 Item = TypeVar("Item")
 
@@ -91,8 +96,8 @@ def process_shard(
     with ThreadPoolExecutor(1, "write") as writer:
         pending: Future[None] | None = None
         for group in _ahead(_groups(rows, config, model)):
-            outcomes = _evaluate(group, config, model, should_stop)
-            if sampled is not None and add_paths(sampled, config, outcomes):
+            outcomes = DEVICE.submit(_evaluate, group, config, model, should_stop).result()
+            if sampled is not None and DEVICE.submit(add_paths, sampled, config, outcomes).result():
                 sampled = None
             if pending is not None:
                 pending.result()

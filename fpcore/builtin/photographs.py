@@ -25,6 +25,10 @@ class Crops:
     photo: Tensor
     captions: list[list[str]]
 
+    def to(self, device: torch.device) -> Crops:
+        """The same with the tensors on ``device``."""
+        return Crops(self.pixels.to(device), self.photo.to(device), self.captions)
+
 
 def read_captions(folder: Path) -> dict[str, list[str]]:
     """Captions by file name from ``captions.tsv`` (file, caption) or ``captions.txt`` (CSV: image, caption), if any."""

@@ -53,7 +53,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
-        """A batch of pixels (B, 3, S, S) in [-1, 1] and their conditions."""
+        """A batch of pixels (B, 3, S, S) in [-1, 1] and their conditions, drawn where ``generator`` and ``crops`` are."""
 
 
 def _photographs(
@@ -63,12 +63,13 @@ def _photographs(
 
     ``weight`` (N,): how often each crop comes; None: all alike.
     """
+    device = generator.device
     if weight is None:
-        chosen = torch.randint(len(crops.pixels), (count,), generator=generator)
+        chosen = torch.randint(len(crops.pixels), (count,), generator=generator, device=device)
     else:
         chosen = torch.multinomial(weight, count, replacement=True, generator=generator)
     pixels = crops.pixels[chosen].float() / 255
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    mirrored = torch.rand(count, generator=generator, device=device) < 0.5
     return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels), crops.photo[chosen]
 
 
@@ -96,16 +97,18 @@ class HazeRecipe(Recipe):
         Kinds: 12 % null text (half of them hazy), 16 % "haze", 28 % clear, the rest a graded amount in words.
         """
         photographs, _ = _photographs(crops, self.batch_size // 2, generator)
-        gamma = torch.exp(0.2 * torch.randn((len(photographs), 1, 1, 1), generator=generator)).clamp(0.65, 1.5)
+        device = generator.device
+        bend = torch.randn((len(photographs), 1, 1, 1), generator=generator, device=device)
+        gamma = torch.exp(0.2 * bend).clamp(0.65, 1.5)
         clear = (photographs**gamma).repeat(2, 1, 1, 1)
         b = len(clear)
-        kind = torch.rand(b, generator=generator)
-        amount = torch.rand(b, generator=generator) * DENSEST
+        kind = torch.rand(b, generator=generator, device=device)
+        amount = torch.rand(b, generator=generator, device=device) * DENSEST
         is_clear = (kind < 0.06) | ((kind >= 0.28) & (kind < 0.56))
-        haze = render_haze(clear, torch.where(is_clear, torch.zeros(b), amount), generator)
+        haze = render_haze(clear, torch.where(is_clear, 0.0, amount), generator)
         position = (haze.amount / DENSEST * (len(HAZE_LEVELS) - 1)).clamp(0, len(HAZE_LEVELS) - 1 - 1e-4)
         low, first = position.long(), self.prompts.index(HAZE_LEVELS[0])
-        weight = torch.where(kind < 0.28, torch.zeros(b), position - low)
+        weight = torch.where(kind < 0.28, 0.0, position - low)
         low = torch.where(kind < 0.12, 0, torch.where(kind < 0.28, 1, first + low))
         high = torch.where(kind < 0.28, low, low + 1)
         return haze.image * 2 - 1, Mixture(self.prompts, low, high, weight)
@@ -134,18 +137,19 @@ class ScenesRecipe(Recipe):
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
         """Photographs under one of their captions, 10 % under the null text."""
-        described = torch.tensor([len(texts) > 1 for texts in crops.captions])[crops.photo].float()
+        device = generator.device
+        described = torch.tensor([len(texts) > 1 for texts in crops.captions], device=device)[crops.photo].float()
         many, few = described.sum().clamp_min(1), (1 - described).sum().clamp_min(1)
         weight = self.described_share * described / many + (1 - self.described_share) * (1 - described) / few
         pixels, photo = _photographs(crops, self.batch_size, generator, weight)
-        dropped = torch.rand(len(photo), generator=generator) < 0.1
-        pick = torch.rand(len(photo), generator=generator)
+        dropped = torch.rand(len(photo), generator=generator, device=device) < 0.1
+        pick = torch.rand(len(photo), generator=generator, device=device)
         prompts = [
             "" if d or not (texts := crops.captions[p]) else texts[int(r * len(texts))]
             for p, d, r in zip(photo.tolist(), dropped.tolist(), pick.tolist(), strict=True)
         ]
-        index = torch.arange(len(prompts))
-        return pixels * 2 - 1, Mixture(prompts, index, index, torch.zeros(len(prompts)))
+        index = torch.arange(len(prompts), device=device)
+        return pixels * 2 - 1, Mixture(prompts, index, index, torch.zeros(len(prompts), device=device))
 
 
 RECIPES: dict[str, Recipe] = {"haze": HazeRecipe(), "scenes": ScenesRecipe()}

@@ -1,24 +1,50 @@
-"""A UNet compiled for the few batch shapes that the engine asks for."""
+"""A UNet compiled for the one batch shape that the engine mostly asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Fused attention in the order in which it is tried."""
+
+
+@contextmanager
+def fixed_shapes(on: bool = True) -> Iterator[None]:
+    """What pays while all calls are of few shapes: cuDNN times its convolutions once for each, and its attention is used."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = on
+    try:
+        with sdpa_kernel(ATTENTION, set_priority=True):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class Compiled(nn.Module):
-    """A UNet compiled by torch.compile for few shapes: rows are filled up to a power of two and cut off again.
+    """A UNet compiled by torch.compile for as few shapes as can be.
 
-    Compiling takes a minute or more for each number of rows; on CUDA the calls are then recorded as CUDA graphs.
+    Rows are filled up to the largest power of two seen so far, and cut off again: at the end of a group some are computed in
+    vain, which costs less than the minute or more of compiling for another number of rows. On CUDA the calls are
+    then recorded as a CUDA graph.
     """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
-        mode = "reduce-overhead" if next(unet.parameters()).is_cuda else "default"
-        self.compiled = torch.compile(unet, dynamic=False, mode=mode)
+        self.on_gpu = next(unet.parameters()).is_cuda
+        self.compiled = torch.compile(unet, dynamic=False, mode="reduce-overhead" if self.on_gpu else "default")
+        self.rows = 1
 
     def __getattr__(self, name: str) -> Any:
         """The UNet's own attributes: dtype, config, attention processors."""
@@ -31,17 +57,19 @@ class Compiled(nn.Module):
         self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: Any, return_dict: bool = False
     ) -> tuple[Tensor]:
         """As the UNet's own, for rows (B, …)."""
-        rows, filled = len(z), 1 << (len(z) - 1).bit_length()
+        rows = len(z)
+        self.rows = max(self.rows, 1 << (rows - 1).bit_length())
 
         def fill(x: Tensor) -> Tensor:
-            return x if filled == rows else torch.cat([x, x[-1:].expand(filled - rows, *x.shape[1:])])
+            return x if self.rows == rows else torch.cat([x, x[-1:].expand(self.rows - rows, *x.shape[1:])])
 
         added = None if added_cond_kwargs is None else {name: fill(x) for name, x in added_cond_kwargs.items()}
-        (output,) = self.compiled(
-            fill(z),
-            fill(t),
-            encoder_hidden_states=fill(encoder_hidden_states),
-            added_cond_kwargs=added,
-            return_dict=False,
-        )
+        with fixed_shapes(self.on_gpu):
+            (output,) = self.compiled(
+                fill(z),
+                fill(t),
+                encoder_hidden_states=fill(encoder_hidden_states),
+                added_cond_kwargs=added,
+                return_dict=False,
+            )
         return (output[:rows].clone(),)  # a CUDA graph writes its next output to the same place

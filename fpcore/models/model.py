@@ -13,6 +13,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 Family = Literal["builtin", "sd1", "sd2", "sdxl"]
 MOST_CACHED_PROMPTS = 512
+VAE_PIXELS = 8 * 512 * 512
+"""Pixels that go through a VAE at once: it keeps its GPU busy with few, and takes gigabytes for more."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,8 @@ class Model:
         if self.family == "builtin":
             latents = self.vae.encode(pixels.to(self.device, torch.float32))
             return latents
-        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
-        mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         shift, scale = self._latent_affine()
+        mean = torch.cat([self._encoded(part) for part in pixels.split(self._vae_rows(pixels.shape[-2:].numel()))])
         latents = (mean.float() - shift) * scale
         return latents
 
@@ -135,9 +136,20 @@ class Model:
             pixels: Tensor = self.vae.decode(latents.to(self.device, torch.float32))
             return pixels
         shift, scale = self._latent_affine()
-        raw = latents.to(self.device, torch.float32) / scale + shift
-        decoded: Tensor = self.vae.decode(raw.to(self.vae.dtype)).sample
-        return decoded.float()
+        raw = (latents.to(self.device, torch.float32) / scale + shift).to(self.vae.dtype)
+        rows = self._vae_rows(latents.shape[-2:].numel() * self.scale_factor**2)
+        return torch.cat([self.vae.decode(part).sample.float() for part in raw.split(rows)])
+
+    @staticmethod
+    def _vae_rows(pixels: int) -> int:
+        """How many pictures of so many pixels go through the VAE at once."""
+        return max(1, VAE_PIXELS // pixels)
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """The posterior's mean in the VAE's own scale."""
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        mean: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return mean
 
     def _latent_affine(self) -> tuple[Tensor, Tensor]:
         """(shift, scale): the UNet works on (raw − shift) · scale, raw the VAE's own latents."""

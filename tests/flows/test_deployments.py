@@ -84,7 +84,7 @@ def test_every_flow_of_prefect_yaml_is_deployed(deployed: tuple[str, list[str]])
             "dehaze/nightly", "edit/on-demand", "invert/on-demand", "evaluate/on-demand", "aggregate/on-demand", "shards/gpu"
         )}  # fmt: skip
         assert client.read_work_pool("fixpoint-gpu").concurrency_limit == 2
-        assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 2
+        assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 4
         assert client.read_automations_by_name("fixpoint: runs that fell silent are crashed")
     assert [s.schedule.cron for s in found["dehaze/nightly"].schedules] == ["* * * * *"]
     assert found["shards/gpu"].work_pool_name == "fixpoint-gpu"

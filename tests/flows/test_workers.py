@@ -195,6 +195,6 @@ def test_a_limit_lets_no_more_shards_run_than_it_has_slots(prefect_api: str, tmp
         assert client.read_global_concurrency_limit_by_name("one-at-a-time").active_slots == 0
 
 
-def test_threads_would_mix_two_shards_in_one_model() -> None:
+def test_one_process_has_one_device() -> None:
     with pytest.raises(ValueError, match="choose process, ray or work-pool"):
         Execution(runner="thread", workers=2)

@@ -2,13 +2,18 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tasks import process
 from tasks.config import RunConfig
 from tasks.process import _ahead, _groups, _with_batch_size
 from tasks.sources import list_photos
+from tasks.store.ledger import Ledger
+from tasks.store.objects import open_store
 from tests.photographs import write_photos
 
 
@@ -59,3 +64,31 @@ def test_automatic_batch_size_is_a_number_when_it_is_used(given: object) -> None
     assert config.batch_size == 0
     assert _with_batch_size(config, None, (32, 32)).batch_size == 1
     assert _with_batch_size(RunConfig(batch_size=3), None, (32, 32)).batch_size == 3
+
+
+def test_two_shards_in_one_process_take_turns_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model keeps attention maps while it computes, so no two shards may be in it; both are committed."""
+    write_photos(tmp_path / "in", 4)
+    config = RunConfig(operation="invert", num_inference_steps=3, batch_size=2, prompt="", shard_size=2)
+    ledger = Ledger(open_store(str(tmp_path / "out")))
+    ledger.create_run(config.identity())
+    ledger.plan_new(list_photos(str(tmp_path / "in")), config.shard_size)
+    inside, most, names = [0], [0], set()
+    evaluate = process._evaluate
+
+    def noted(*arguments: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        names.add(threading.current_thread().name)
+        try:
+            return evaluate(*arguments)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(process, "_evaluate", noted)
+    with ThreadPoolExecutor(2) as threads:
+        work = [threads.submit(process.process_shard, str(tmp_path / "out"), config, *s) for s in ledger.open_shards()]
+        assert [w.result()["photos"] for w in work] == [2, 2]
+    assert most == [1]
+    assert len(names) == 1
+    assert len(set(ledger.committed())) == 2
