@@ -78,28 +78,29 @@ def _street_depth(luma: Tensor, generator: torch.Generator) -> Tensor:
     return torch.minimum(depth, farthest) / farthest
 
 
-def random_depth(clear: Tensor, generator: torch.Generator) -> Tensor:
+def random_depth(clear: Tensor, generator: torch.Generator, streets: float = 0.0) -> Tensor:
     """A plausible relative depth (B, 1, H, W), zero mean over no axis, all positive, for photographs (B, 3, H, W) in [0, 1].
 
-    Half of them hilly, half like a street; drawn where ``generator`` draws, which is where ``clear`` must lie.
+    ``streets``: share of them laid out like a street, the others are hilly. ``clear`` must lie where ``generator`` draws.
     """
     b, _, h, _ = clear.shape
     one = (b, 1, 1, 1)
     luma = clear.mean(1, keepdim=True)
-    street = _uniform(one, 0.0, 1.0, generator) < 0.5
-    depth = torch.where(street, _street_depth(luma, generator), _hilly_depth(luma, generator))
+    depth = _hilly_depth(luma, generator)
+    if streets:
+        depth = torch.where(_uniform(one, 0.0, 1.0, generator) < streets, _street_depth(luma, generator), depth)
     depth = depth + _uniform(one, -0.5, 0.5, generator) * (luma - 0.5)  # near things are often darker or brighter
     depth = _follow_edges(luma, depth, radius=max(2, h // 8), eps=0.01)
     depth = depth + _sky(luma) * _uniform(one, 0.2, 1.5, generator)
     return depth - depth.amin((2, 3), keepdim=True) + _uniform(one, 0.05, 0.6, generator)
 
 
-def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator) -> Haze:
+def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator, streets: float = 0.0) -> Haze:
     """Render haze on ``clear`` (B, 3, H, W) in [0, 1] so that 1 − mean t comes close to ``amount`` (B,) in [0, 1).
 
-    β is found by bisection on the drawn depth; A is .7 to 1 and lightly tinted.
+    β is found by bisection on the depth drawn by ``random_depth``; A is .7 to 1 and lightly tinted.
     """
-    depth = random_depth(clear, generator)
+    depth = random_depth(clear, generator, streets)
     target = (1 - amount).view(-1, 1, 1, 1)
     low, high = torch.zeros_like(target), torch.full_like(target, 20.0)
     for _ in range(14):
@@ -109,7 +110,7 @@ def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator) -> Ha
     transmission = torch.exp(-(low + high) / 2 * depth)
     transmission = torch.where(target >= 1, torch.ones_like(transmission), transmission)
     b = clear.shape[0]
-    tint = 0.025 * torch.randn((b, 3, 1, 1), generator=generator, device=generator.device)
-    airlight = _uniform((b, 1, 1, 1), 0.7, 1.0, generator) + tint
+    airlight = _uniform((b, 1, 1, 1), 0.7, 1.0, generator)
+    airlight = airlight + 0.025 * torch.randn((b, 3, 1, 1), generator=generator, device=generator.device)
     image = clear * transmission + airlight.clamp(0, 1) * (1 - transmission)
     return Haze(image, transmission, 1 - transmission.mean((1, 2, 3)))

@@ -20,8 +20,12 @@ def measured(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> li
 
 
 def test_a_gpus_script_runs_on_a_small_random_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    small = ("--model", "sd15-small", "--count", "3", "--batch-size", "2", "--only", "dehaze", "batching")
-    residuals, *ways, batching = measured(monkeypatch, tmp_path, *small)
+    small = ("--model", "sd15-small", "--count", "3", "--batch-size", "2", "--files", "4")
+    rows = measured(monkeypatch, tmp_path, *small, "--only", "network", "dehaze", "batching", "pipeline")
+    network, (residuals, *ways, batching, whole) = rows[:4], rows[4:]
+    assert all(row["relative_difference"] < 1e-3 for row in network)
+    assert 0 < whole["network_share_of_wall"] < 1
+    assert whole["photos"] == 4
     found = residuals["residual_mean_worst"]
     assert all(0 < mean <= worst < 1 for mean, worst in found.values())
     assert [way["times"] > 0 for way in ways] == [True] * 5
