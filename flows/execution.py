@@ -27,7 +27,8 @@ class Execution(BaseModel):
     shard_timeout: float = Field(
         3600,
         gt=0,
-        description="seconds for one shard, waiting for the device included; a flow run of the work pool that commits nothing for so long is replaced",
+        description="seconds for one shard, waiting for the device included; a flow run of the work pool that commits "
+        "nothing for so long is replaced",
     )
     concurrency_limit: str | None = Field(
         None, description="global concurrency limit that every shard holds a slot of; made by 'fixpoint setup'"

@@ -1,8 +1,8 @@
 """Haze rendered on clear photographs: the training data of ``builtin:haze`` and the demo's hazy pictures.
 
 The atmospheric scattering model (Koschmieder; McCartney 1976):  I = J · t + A · (1 − t),  t = exp(−β d).
-Depth is not known for a photograph, so a plausible one is drawn: hills or a street, drawn to the picture's own edges, and
-a sky that is further away than everything else.
+Depth is not known for a photograph, so a plausible one is drawn: a receding ground plane, smooth bumps that follow
+the picture's own edges, and a sky that is further away than everything else.
 """
 
 from __future__ import annotations
@@ -45,62 +45,34 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.G
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
-def _smooth_noise(shape: tuple[int, int, int, int], cells: int, generator: torch.Generator) -> Tensor:
-    """Uniform noise on ``cells`` × ``cells`` points, enlarged to (B, 1, H, W)."""
-    coarse = torch.rand((shape[0], 1, cells, cells), generator=generator, device=generator.device)
-    return F.interpolate(coarse, shape[2:], mode="bicubic")
+def random_depth(clear: Tensor, generator: torch.Generator) -> Tensor:
+    """A plausible relative depth (B, 1, H, W), zero mean over no axis, all positive, for photographs (B, 3, H, W) in [0, 1].
 
-
-def _hilly_depth(luma: Tensor, generator: torch.Generator) -> Tensor:
-    """A ramp towards the top edge, bent at random, with smooth bumps: hills, woods, whatever has no straight lines."""
-    b, _, h, w = luma.shape
+    ``clear`` must lie where ``generator`` draws.
+    """
+    b, _, h, w = clear.shape
+    luma = clear.mean(1, keepdim=True)
     y = torch.linspace(1, 0, h, device=luma.device).view(1, 1, h, 1)
     x = torch.linspace(-0.5, 0.5, w, device=luma.device).view(1, 1, 1, w)
     one = (b, 1, 1, 1)
     ramp = (y + x * _uniform(one, -0.6, 0.6, generator) - _uniform(one, 0.0, 0.4, generator)).clamp_min(0)
     ramp = ramp ** _uniform(one, 0.6, 2.0, generator)
-    shape = (b, 1, h, w)
-    bumps = 0.65 * _smooth_noise(shape, 4, generator) + 0.35 * _smooth_noise(shape, 9, generator)
-    return ramp * _uniform(one, 0.3, 1.0, generator) + bumps * _uniform(one, 0.2, 0.9, generator)
-
-
-def _street_depth(luma: Tensor, generator: torch.Generator) -> Tensor:
-    """Ground in perspective, d ∝ 1/(y − horizon), and upright things, each as far away as the ground it stands on."""
-    b, _, h, w = luma.shape
-    one = (b, 1, 1, 1)
-    y = torch.linspace(0, 1, h, device=luma.device).view(1, 1, h, 1)
-    horizon = _uniform(one, 0.1, 0.75, generator)
-    farthest = _uniform(one, 5.0, 40.0, generator)  # in units of the distance at which the bottom edge stands
-    where = torch.rand((b, 1, 1, 12), generator=generator, device=generator.device)
-    stands = F.interpolate(where ** _uniform(one, 0.5, 3.0, generator), (1, w), mode="bilinear")
-    ground = torch.maximum(y, horizon + (1 - horizon) * stands)  # an upright thing hides the ground behind it
-    depth = (1 - horizon) / (ground - horizon).clamp_min(1e-3)
-    return torch.minimum(depth, farthest) / farthest
-
-
-def random_depth(clear: Tensor, generator: torch.Generator, streets: float = 0.0) -> Tensor:
-    """A plausible relative depth (B, 1, H, W), zero mean over no axis, all positive, for photographs (B, 3, H, W) in [0, 1].
-
-    ``streets``: share of them laid out like a street, the others are hilly. ``clear`` must lie where ``generator`` draws.
-    """
-    b, _, h, _ = clear.shape
-    one = (b, 1, 1, 1)
-    luma = clear.mean(1, keepdim=True)
-    depth = _hilly_depth(luma, generator)
-    if streets:
-        depth = torch.where(_uniform(one, 0.0, 1.0, generator) < streets, _street_depth(luma, generator), depth)
+    coarse = torch.rand((b, 1, 4, 4), generator=generator, device=generator.device)
+    fine = torch.rand((b, 1, 9, 9), generator=generator, device=generator.device)
+    bumps = 0.65 * F.interpolate(coarse, (h, w), mode="bicubic") + 0.35 * F.interpolate(fine, (h, w), mode="bicubic")
+    depth = ramp * _uniform(one, 0.3, 1.0, generator) + bumps * _uniform(one, 0.2, 0.9, generator)
     depth = depth + _uniform(one, -0.5, 0.5, generator) * (luma - 0.5)  # near things are often darker or brighter
     depth = _follow_edges(luma, depth, radius=max(2, h // 8), eps=0.01)
     depth = depth + _sky(luma) * _uniform(one, 0.2, 1.5, generator)
     return depth - depth.amin((2, 3), keepdim=True) + _uniform(one, 0.05, 0.6, generator)
 
 
-def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator, streets: float = 0.0) -> Haze:
+def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator) -> Haze:
     """Render haze on ``clear`` (B, 3, H, W) in [0, 1] so that 1 − mean t comes close to ``amount`` (B,) in [0, 1).
 
-    β is found by bisection on the depth drawn by ``random_depth``; A is .7 to 1 and lightly tinted.
+    β is found by bisection on the drawn depth; A is .7 to 1 and lightly tinted.
     """
-    depth = random_depth(clear, generator, streets)
+    depth = random_depth(clear, generator)
     target = (1 - amount).view(-1, 1, 1, 1)
     low, high = torch.zeros_like(target), torch.full_like(target, 20.0)
     for _ in range(14):
