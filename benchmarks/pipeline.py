@@ -144,9 +144,10 @@ def run(job: Job, folder: str, output: str, count: int, unet: Any, shard_size: i
     photos = Path(folder, f"photos-{count}")
     if not photos.exists():
         write_photos(job, photos, count)
-    config = RunConfig(num_inference_steps=job.steps, batch_size=job.batch_size, shard_size=shard_size)
-    if not job.model.text_encoders:  # random weights know the paper's two prompts only
-        config = config.model_copy(update={"dehaze_variant": "regenerate"})
+    variant: Any = "graded" if job.model.text_encoders else "regenerate"  # random weights know two prompts only
+    config = RunConfig(
+        num_inference_steps=job.steps, batch_size=job.batch_size, shard_size=shard_size, dehaze_variant=variant
+    )
     ledger = Ledger(open_store(str(Path(folder, output))))
     ledger.create_run(config.identity())
     ledger.plan_new(list_photos(str(photos)), config.shard_size)

@@ -36,6 +36,13 @@ def clear_photographs() -> Iterator[tuple[str, np.ndarray]]:
     yield "flower", load_sample_image("flower.jpg")
 
 
+GAINED = {"PSNR hazy": "metrics['psnr_input']", "PSNR dehazed": "metrics['psnr_output']"}, "To the clear photograph, dB"
+SEEN = (
+    {"haze seen": "metrics['haze_amount']", "applied": "strength"},
+    "Haze seen, 0 to 1, and share of the edit applied",
+)
+
+
 def make_photos(folder: Path, reference: Path) -> None:
     """Write the clear photographs to ``reference`` and hazy renderings of them to ``folder``."""
     from fpcore.builtin.rendered_haze import render_haze
@@ -50,19 +57,19 @@ def make_photos(folder: Path, reference: Path) -> None:
             Image.fromarray(array).save(where / f"{name}.png")
 
 
-def show_gains(output: str) -> None:
-    """PSNR before and after, straight from the committed shards."""
+def show_results(output: str, measures: dict[str, str], title: str) -> None:
+    """Two measures of each photo, named by their column's title, straight from the committed shards."""
+    first, second = measures.values()
     rows = duckdb.execute(
-        f"""SELECT key, metrics['psnr_input'] AS before, metrics['psnr_output'] AS after, verdict, nfe
+        f"""SELECT key, {first}, {second}, verdict, nfe
         FROM read_parquet('{output}/shards/*.parquet') WHERE status = 'ok' ORDER BY key"""  # noqa: S608
     ).fetchall()
-    table = Table("photo", "PSNR hazy", "PSNR dehazed", "verdict", "evaluations", title="To the clear photograph, dB")
-    for key, before, after, verdict, nfe in rows:
-        table.add_row(key, *("" if x is None else f"{x:.1f}" for x in (before, after)), verdict, str(nfe))
-    known = [(before, after) for _, before, after, _, _ in rows if before is not None]
-    if known:
+    table = Table("photo", *measures, "verdict", "evaluations", title=title)
+    for key, *values, verdict, nfe in rows:
+        table.add_row(key, *(f"{x:.3g}" for x in values), verdict, str(nfe))
+    if rows:
         table.add_section()
-        table.add_row("mean", *(f"{np.mean(column):.1f}" for column in zip(*known, strict=True)), "", "")
+        table.add_row("mean", *(f"{np.mean([row[i] for row in rows]):.3g}" for i in (1, 2)), "", "")
     Console().print(table)
 
 
@@ -77,7 +84,7 @@ def main() -> None:
     run(
         "dehaze", source, output, {}, {"reference": reference, "max_failed_fraction": 1.0}, as_json=False, verbose=False
     )
-    show_gains(output)
+    show_results(output, *(SEEN if reference is None else GAINED))
 
 
 if __name__ == "__main__":

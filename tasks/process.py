@@ -1,8 +1,8 @@
 """One shard from planned rows to commit: decode ahead, feed the device, write behind.
 
 Reader threads decode the next group of photos and bring them to the model's size while the device works on one and a writer
-thread renders, encodes and stores the one before. At most ``PIXELS_IN_FLIGHT`` pixels are held decoded at each of the four
-places: gathered, waiting, on the device, being written.
+thread renders, encodes and stores the one before. At most ``PIXELS_IN_FLIGHT`` pixels of a shard are held decoded at each of
+the four places: gathered, waiting, on the device, being written.
 
 Two shards may be under way in one process: the device works on one group at a time, in a thread of its own, so that the
 first photos of a shard are read and the last of the one before written and committed while it is busy.

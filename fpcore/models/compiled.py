@@ -34,9 +34,9 @@ def fixed_shapes(on: bool = True) -> Iterator[None]:
 class Compiled(nn.Module):
     """A UNet compiled by torch.compile for as few shapes as can be.
 
-    Rows are filled up to the largest power of two seen so far, and cut off again: at the end of a group some are computed in
-    vain, which costs less than the minute or more of compiling for another number of rows. On CUDA the calls are
-    then recorded as a CUDA graph.
+    Rows are filled up to the largest power of two seen so far for pictures of their size, and cut off again: at the end of a group
+    some are computed in vain, which costs less than the minute or more of compiling for another number of rows. A
+    number that did not fit into memory is forgotten. On CUDA the calls are then recorded as a CUDA graph.
     """
 
     def __init__(self, unet: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Compiled(nn.Module):
         self.unet = unet
         self.on_gpu = next(unet.parameters()).is_cuda
         self.compiled = torch.compile(unet, dynamic=False, mode="reduce-overhead" if self.on_gpu else "default")
-        self.rows = 1
+        self.rows: dict[torch.Size, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         """The UNet's own attributes: dtype, config, attention processors."""
@@ -57,11 +57,11 @@ class Compiled(nn.Module):
         self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: Any, return_dict: bool = False
     ) -> tuple[Tensor]:
         """As the UNet's own, for rows (B, …)."""
-        rows = len(z)
-        self.rows = max(self.rows, 1 << (rows - 1).bit_length())
+        rows, size = len(z), z.shape[1:]
+        filled = max(1 << (rows - 1).bit_length(), self.rows.pop(size, 1))
 
         def fill(x: Tensor) -> Tensor:
-            return x if self.rows == rows else torch.cat([x, x[-1:].expand(self.rows - rows, *x.shape[1:])])
+            return x if filled == rows else torch.cat([x, x[-1:].expand(filled - rows, *x.shape[1:])])
 
         added = None if added_cond_kwargs is None else {name: fill(x) for name, x in added_cond_kwargs.items()}
         with fixed_shapes(self.on_gpu):
@@ -72,4 +72,5 @@ class Compiled(nn.Module):
                 added_cond_kwargs=added,
                 return_dict=False,
             )
+        self.rows[size] = filled  # only now: it did fit
         return (output[:rows].clone(),)  # a CUDA graph writes its next output to the same place

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fpcore.halving import Halving
 from fpcore.models.compiled import Compiled
 from fpcore.models.load import load_model
 from fpcore.models.rows import MOST_ROWS, auto_batch_size, rows_that_fit
@@ -58,6 +59,28 @@ def test_compiled_rows_equal_the_plain_ones_and_shapes_are_few() -> None:
         torch.testing.assert_close(compiled(z, t, text, None)[0], plain(z, t, text)[0])
     assert noted.shapes == {1, 4, 8}
     assert compiled.dtype == torch.float32
+
+
+def test_rows_that_do_not_fit_are_not_filled_up_again() -> None:
+    """Each size of picture has its own number of rows; after running out of memory fewer must really be fewer."""
+    plain = Toy().requires_grad_(False)
+    compiled = Compiled(plain)
+    fits, tried = [8], []
+
+    class Limited(nn.Module):
+        def forward(self, z: Tensor, *rest: object, **named: object) -> tuple[Tensor]:
+            tried.append(len(z))
+            if len(z) > fits[0]:
+                raise torch.OutOfMemoryError
+            return (z,)
+
+    compiled.compiled = Limited()
+    halving = Halving(lambda z, t, image: compiled(z, t, z, None)[0])
+    halving(torch.randn(8, 3), torch.arange(8), torch.arange(8))
+    halving(torch.randn(2, 5), torch.arange(2), torch.arange(2))
+    fits[0] = 4
+    halving(torch.randn(8, 3), torch.arange(8), torch.arange(8))
+    assert tried == [8, 2, 8, 4, 4]
 
 
 def test_a_compiled_unet_cannot_be_moved_to_and_fro() -> None:
