@@ -1,7 +1,8 @@
-"""Photos a second against the peers, utilisation, batching, input and output, growth: ratios from one run.
+r"""Photos a second against the peers, utilisation, batching, input and output, growth: ratios from one run.
 
     python -m benchmarks.throughput --threads 2                       # the built-in model on the CPU, about ten minutes
-    python -m benchmarks.throughput --model sd15 --device cuda        # one GPU, under ten minutes, nothing to download
+    python -m benchmarks.throughput --model sd15 --device cuda --compile --steps 50 --batch-size 64 --count 64 \
+        --files 192 --threads 8 --only network device dehaze pipeline # one GPU, about five minutes, nothing to download
     python -m benchmarks.throughput --only batching --count 16        # one part
 
 Parts: ``dehaze`` the whole job against diffusers' loop and against fixed-point code for one image at a time; ``network``
