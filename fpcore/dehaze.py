@@ -12,7 +12,7 @@ Variants by name:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
@@ -26,7 +26,7 @@ from fpcore.criteria import Status
 from fpcore.dark_channel import dark_channel
 from fpcore.edit import edit
 from fpcore.halving import Halving
-from fpcore.haze_amount import HazeScale, estimate_amount
+from fpcore.haze_amount import HazeScale, combined_amount, estimate_amount
 from fpcore.invert import Inversion, invert
 from fpcore.methods import Method, method
 from fpcore.models.model import Condition, Model
@@ -37,16 +37,18 @@ from fpcore.schedule import Schedule
 Variant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
 HAZE_SCALE = HazeScale(HAZE_LEVELS, DENSEST)
 PAPER_GUIDANCE = 7.5
-VIEWS = ((-0.16, False), (0.24, True))
-"""What ``graded`` averages over: departure from the amount of haze that the model sees, and whether mirrored.
+VIEWS = ((0.8, False), (1.35, True))
+"""What ``graded`` averages over: multiple of the amount of haze that is assumed, and whether mirrored.
 
-The amount is uncertain by about .13 and comes out .04 to .07 too low on rendered haze. The mean over two amounts either side of it
-stands for the posterior mean (a quadrature of two nodes), as mirroring one does for what the model makes up."""
+The amount is uncertain, the more so the more there is. The mean over two amounts either side of it stands for the posterior mean
+(a quadrature of two nodes), as mirroring one does for what the model makes up. Their middle lies above 1 because an inversion
+under too much haze errs less than one under as much too little takes away (``benchmarks.haze_amount``)."""
 
 
 @dataclass(frozen=True)
 class DehazeSettings:
-    """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones."""
+    """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones,
+    ``views`` by ``graded``."""
 
     variant: Variant = "graded"
     method: Method = method("certified")
@@ -54,6 +56,7 @@ class DehazeSettings:
     prompt: str | None = None
     target_prompt: str | None = None
     guidance_scale: float = PAPER_GUIDANCE
+    views: tuple[tuple[float, bool], ...] = VIEWS
     batch_size: int = 8
     seed: int = 0
 
@@ -63,13 +66,15 @@ class Dehazed:
     """M pictures at model size.
 
     ``result`` (M, 3, H, W) in [0, 1], not clamped before. ``haze_map`` (M, H, W) in [0, 1]: the haze token's attention
-    where the variant has one, else the veil that was removed. ``amount`` (M,): haze seen by the model, NaN if it was
-    not asked. ``nfe`` (M,) in all. ``seconds`` by stage. ``prompts``: source and target in words, for the record.
-    ``rows``: network rows evaluated at once after running out of memory, or None.
+    where the variant has one, else the veil that was removed. ``seen`` (M,): amount of haze that the model sees, NaN if
+    it was not asked; ``amount`` (M,): the one that was reckoned with, NaN where the variant needs none. ``nfe`` (M,) in
+    all. ``seconds`` by stage. ``prompts``: source and target in words, for the record. ``rows``: network rows evaluated
+    at once after running out of memory, or None.
     """
 
     result: Tensor
     haze_map: Tensor
+    seen: Tensor
     amount: Tensor
     inversion: Inversion
     nfe: list[int]
@@ -97,11 +102,15 @@ def dehaze(
     pixels: Tensor,
     settings: DehazeSettings,
     *,
+    darkest: Tensor | None = None,
+    amount: Tensor | None = None,
     prior: Tensor | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Dehazed:
     """Dehaze ``pixels`` (M, 3, H, W) in [0, 1], already of a size the model takes.
 
+    For ``graded``: ``darkest`` (M,) of the photographs at full resolution (``fpcore.haze_amount.darkest_value``), None = of
+    ``pixels``; ``amount`` (M,) of haze where it is known, None = the model is asked.
     ``prior`` (M, 1, H, W) in [0, 1] for ``prior-weighted``: where haze is to be removed; None = the dark channel.
     Raises ValueError for settings that do not fit the model, ``Cancelled`` if ``should_stop`` says so.
     """
@@ -111,7 +120,8 @@ def dehaze(
     watch("encode")
     match settings.variant:
         case "graded":
-            run = _graded(model, schedule, pixels, latents, settings, should_stop, watch)
+            darkest = pixels.amin((1, 2, 3)).cpu() if darkest is None else darkest
+            run = _graded(model, schedule, pixels, latents, darkest, amount, settings, should_stop, watch)
         case "regenerate":
             run = _regenerate(model, schedule, latents, settings, should_stop, watch)
         case "prior-weighted":
@@ -120,10 +130,12 @@ def dehaze(
         case _:
             run = _prompt_to_prompt(model, schedule, latents, settings, should_stop, watch)
     veil = (pixels.cpu() - run.result).mean(1).clamp(0, 1)
+    unknown = torch.full((len(pixels),), torch.nan)
     return Dehazed(
         result=run.result,
         haze_map=veil if run.haze_map is None else run.haze_map,
-        amount=torch.full((len(pixels),), torch.nan) if run.amount is None else run.amount,
+        seen=unknown if run.seen is None else run.seen,
+        amount=unknown if run.amount is None else run.amount,
         inversion=run.inversion,
         nfe=[a + b for a, b in zip(run.inversion.nfe, run.nfe, strict=True)],
         seconds=watch.seconds,
@@ -141,6 +153,7 @@ class _Run:
     nfe: list[int]
     prompts: tuple[str, str]
     rows: int | None = None
+    seen: Tensor | None = None
     amount: Tensor | None = None
     haze_map: Tensor | None = None
 
@@ -171,25 +184,35 @@ def _there_and_back(
 
 
 def _graded(
-    model: Model, schedule: Schedule, pixels: Tensor, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
+    model: Model,
+    schedule: Schedule,
+    pixels: Tensor,
+    latents: Tensor,
+    darkest: Tensor,
+    amount: Tensor | None,
+    s: DehazeSettings,
+    stop: Stop,
+    watch: Stopwatch,
 ) -> _Run:
-    """Invert under the amounts of haze of ``VIEWS``, or under the prompt that was asked for, and regenerate clear."""
-    count = len(pixels)
-    amount, spent = estimate_amount(model, latents, HAZE_SCALE, seed=s.seed, batch_size=s.batch_size)
+    """Invert under the amounts of haze of ``s.views``, or under the prompt that was asked for, and regenerate clear."""
+    count, spent, seen = len(pixels), 0, None
+    if amount is None:
+        seen, spent = estimate_amount(model, latents, HAZE_SCALE, batch_size=s.batch_size)
+        amount = combined_amount(seen, darkest)
     words = ("haze" if s.prompt is None else s.prompt, HAZE_LEVELS[0] if s.target_prompt is None else s.target_prompt)
     mirrored = model.encode(pixels.flip(-1) * 2 - 1)
     watch("encode")
-    views = torch.cat([mirrored if mirror else latents for _, mirror in VIEWS])
+    views = torch.cat([mirrored if mirror else latents for _, mirror in s.views])
     if s.prompt is None:
-        seen = torch.cat([amount + departure for departure, _ in VIEWS])
-        source = HAZE_SCALE.condition(model, seen.clamp_min(HAZE_SCALE.spacing))
+        amounts = torch.cat([multiple * amount for multiple, _ in s.views])
+        source = HAZE_SCALE.condition(model, amounts.clamp_min(HAZE_SCALE.spacing))
     else:
         source = model.embed([s.prompt]).repeat(len(views))
     target = model.embed([words[1]]).repeat(len(views))
     z, inversion, rows = _there_and_back(model, schedule, views, source, target, s, stop, watch)
-    spent += len(VIEWS) * len(schedule)
-    result = _merge_views(_decoded(model, z, watch), count)
-    return _Run(result, _first_view(inversion, count), [spent] * count, words, rows, amount)
+    spent += len(s.views) * len(schedule)
+    result = _merge_views(_decoded(model, z, watch), s.views)
+    return _Run(result, _first_view(inversion, count), [spent] * count, words, rows, seen, amount)
 
 
 def _first_view(inversion: Inversion, count: int) -> Inversion:
@@ -200,12 +223,10 @@ def _first_view(inversion: Inversion, count: int) -> Inversion:
     return replace(inversion, latents=inversion.latents[:count], status=status, nfe=nfe)
 
 
-def _merge_views(pictures: Tensor, count: int) -> Tensor:
-    """Mean over the views (V · M, 3, H, W) of M photographs, mirrored ones turned back; a single view as it is."""
-    views = pictures.split(count)
-    if len(views) == 1:
-        return pictures
-    return torch.stack([v.flip(-1) if mirror else v for v, (_, mirror) in zip(views, VIEWS, strict=True)]).mean(0)
+def _merge_views(pictures: Tensor, views: Sequence[tuple[float, bool]]) -> Tensor:
+    """Mean over the views (V · M, 3, H, W) of M photographs, mirrored ones turned back."""
+    turned = [p.flip(-1) if mirror else p for p, (_, mirror) in zip(pictures.chunk(len(views)), views, strict=True)]
+    return torch.stack(turned).mean(0)
 
 
 def _decoded(model: Model, latents: Tensor, watch: Stopwatch) -> Tensor:

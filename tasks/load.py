@@ -27,6 +27,8 @@ class Loaded:
     photo: Photo | None = None
     small: npt.NDArray[np.float32] | None = None
     """(3, h, w) in [0, 1]: the photo at the model's size."""
+    darkest: float = 0.0
+    """In [0, 1], of the photo at its own size (``fpcore.haze_amount.darkest_value``)."""
     mask: Grey | None = None
     """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
     depth: Grey | None = None

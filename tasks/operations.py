@@ -109,10 +109,11 @@ def step_rows(inversion: Inversion, schedule: Schedule, image: int) -> list[dict
 
 
 def run_dehaze(
-    model: Model, config: RunConfig, pixels: Tensor, prior: Tensor | None, should_stop: Stop
+    model: Model, config: RunConfig, pixels: Tensor, darkest: Tensor, prior: Tensor | None, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
     """Dehaze (M, 3, H, W) in [0, 1]; outcomes in order, and seconds by stage.
 
+    ``darkest`` (M,): of the photographs at full resolution (``fpcore.haze_amount.darkest_value``).
     ``prior`` (M, 1, H, W) in [0, 1]: depth maps for ``prior-weighted``; None = the dark channel.
     """
     settings = DehazeSettings(
@@ -125,11 +126,12 @@ def run_dehaze(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    dehazed = dehaze(model, pixels, settings, prior=prior, should_stop=should_stop)
+    dehazed = dehaze(model, pixels, settings, darkest=darkest, prior=prior, should_stop=should_stop)
     schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
-    verdicts = judge(pixels, dehazed.result, dehazed.amount)
+    verdicts = judge(pixels, dehazed.result, dehazed.seen, darkest)
     outcomes = []
     for i, verdict in enumerate(verdicts):
+        metrics = {"haze_amount": float(dehazed.amount[i]), **verdict.measures}
         columns = {
             **_inversion_columns(config, schedule, dehazed.inversion, i),
             "verdict": verdict.name,
@@ -137,7 +139,7 @@ def run_dehaze(
             "target_prompt": dehazed.prompts[1],
             "haze_map": {"bytes": png(dehazed.haze_map[i]), "path": None},
             "nfe": dehazed.nfe[i],
-            "metrics": {name: value for name, value in verdict.measures.items() if np.isfinite(value)},
+            "metrics": {name: value for name, value in metrics.items() if np.isfinite(value)},
             "batch_size": dehazed.rows or config.batch_size,
         }
         strength = verdict.strength * config.strength

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from fpcore.haze_amount import darkest_value
 from fpcore.invert import Cancelled
 from fpcore.masks import SIDE, decode_mask
 from fpcore.models.model import Model
@@ -139,6 +140,7 @@ def _prepared(row: dict[str, Any], config: RunConfig, model: Model | None) -> Lo
         clock = perf_counter()
         height, width = loaded.photo.size
         loaded.small = model_input(loaded.photo, THUMBNAIL if model is None else fit_size(width, height, model)[::-1])
+        loaded.darkest = darkest_value(loaded.photo.pixels, loaded.photo.alpha)
         loaded.seconds["read"] += perf_counter() - clock
     return loaded
 
@@ -179,7 +181,8 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     try:
         config = _with_batch_size(config, model, group.size)
         wishes = _wishes(group.photos, config, group.size)
-        outcomes, seconds = _operate(config, model, pixels, wishes, _prior(group), should_stop)
+        darkest = torch.tensor([item.darkest for item in group.photos if item.small is not None])
+        outcomes, seconds = _operate(config, model, pixels, darkest, wishes, _prior(group), should_stop)
     except torch.OutOfMemoryError:
         if config.on_oom == "fail":
             raise
@@ -236,6 +239,7 @@ def _operate(
     config: RunConfig,
     model: Model | None,
     pixels: torch.Tensor,
+    darkest: torch.Tensor,
     wishes: Wishes,
     prior: torch.Tensor | None,
     should_stop: Stop,
@@ -248,7 +252,8 @@ def _operate(
     height, width = pixels.shape[-2:]
     padded = pad(pixels, model)
     if config.operation == "dehaze":
-        outcomes, seconds = run_dehaze(model, config, padded, None if prior is None else pad(prior, model), should_stop)
+        prior = None if prior is None else pad(prior, model)
+        outcomes, seconds = run_dehaze(model, config, padded, darkest, prior, should_stop)
     else:
         operation = run_invert if config.operation == "invert" else run_edit
         if wishes.regions is not None:

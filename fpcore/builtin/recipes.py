@@ -105,7 +105,8 @@ class HazeRecipe(Recipe):
         kind = torch.rand(b, generator=generator, device=device)
         amount = torch.rand(b, generator=generator, device=device) * DENSEST
         is_clear = (kind < 0.06) | ((kind >= 0.28) & (kind < 0.56))
-        haze = render_haze(clear, torch.where(is_clear, 0.0, amount), generator)
+        evenness = (torch.rand(b, generator=generator, device=device) * 1.4 - 0.4).clamp_min(0)
+        haze = render_haze(clear, torch.where(is_clear, 0.0, amount), generator, evenness=evenness)
         position = (haze.amount / DENSEST * (len(HAZE_LEVELS) - 1)).clamp(0, len(HAZE_LEVELS) - 1 - 1e-4)
         low, first = position.long(), self.prompts.index(HAZE_LEVELS[0])
         weight = torch.where(kind < 0.28, 0.0, position - low)

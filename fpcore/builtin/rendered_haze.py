@@ -67,12 +67,15 @@ def random_depth(clear: Tensor, generator: torch.Generator) -> Tensor:
     return depth - depth.amin((2, 3), keepdim=True) + _uniform(one, 0.05, 0.6, generator)
 
 
-def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator) -> Haze:
+def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator, *, evenness: Tensor | None = None) -> Haze:
     """Render haze on ``clear`` (B, 3, H, W) in [0, 1] so that 1 − mean t comes close to ``amount`` (B,) in [0, 1).
 
-    β is found by bisection on the drawn depth; A is .7 to 1 and lightly tinted.
+    β is found by bisection on the drawn depth; A is .7 to 1 and lightly tinted. ``evenness`` (B,) in [0, 1]: 0 or None
+    leaves the depth as drawn, 1 is the same depth everywhere: mist close by, glare, a view of something far away.
     """
     depth = random_depth(clear, generator)
+    if evenness is not None:
+        depth = torch.lerp(depth, depth.mean((2, 3), keepdim=True), evenness.view(-1, 1, 1, 1))
     target = (1 - amount).view(-1, 1, 1, 1)
     low, high = torch.zeros_like(target), torch.full_like(target, 20.0)
     for _ in range(14):

@@ -14,7 +14,7 @@ from fpcore.haze_amount import estimate_amount
 from fpcore.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.verdict import judge
+from fpcore.verdict import evidence_of_haze, judge
 from tests.photographs import hazy_photographs
 from tests.tiny_models import tiny_sd1
 
@@ -54,7 +54,9 @@ def test_every_variant_runs(variant: Variant, which: str, request: pytest.Fixtur
 
 def test_plain_inversion_only_for_nti_alone(shipped: Model) -> None:
     plain = dehaze(shipped, pictures(32), DehazeSettings(variant="nti", num_inference_steps=4, batch_size=2))
-    solved = dehaze(shipped, pictures(32), DehazeSettings(variant="nti+fixed-point", num_inference_steps=4, batch_size=2))
+    solved = dehaze(
+        shipped, pictures(32), DehazeSettings(variant="nti+fixed-point", num_inference_steps=4, batch_size=2)
+    )
     assert plain.inversion.nfe == [4, 4]
     assert min(solved.inversion.nfe) > 4
 
@@ -62,8 +64,7 @@ def test_plain_inversion_only_for_nti_alone(shipped: Model) -> None:
 def test_views_are_turned_back_and_averaged() -> None:
     picture = torch.rand((2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     views = torch.cat([picture.flip(-1) + 0.1 if mirror else picture - 0.1 for _, mirror in VIEWS])
-    torch.testing.assert_close(_merge_views(views, 2), picture)
-    assert _merge_views(picture, 2) is picture
+    torch.testing.assert_close(_merge_views(views, VIEWS), picture)
 
 
 def test_default_brings_rendered_haze_closer_to_the_clear_photograph(shipped: Model) -> None:
@@ -76,6 +77,14 @@ def test_default_brings_rendered_haze_closer_to_the_clear_photograph(shipped: Mo
     hazy = render_haze(clear, torch.full((4,), 0.5), torch.Generator().manual_seed(3)).image
     result = dehaze(shipped, hazy, DehazeSettings()).result.clamp(0, 1)
     assert float((psnr(result, clear) - psnr(hazy, clear)).mean()) > 3
+
+
+def test_an_amount_that_is_known_is_not_asked_for(shipped: Model) -> None:
+    hazy, settings = pictures(32), DehazeSettings(num_inference_steps=4, batch_size=2)
+    asked = dehaze(shipped, hazy, settings)
+    told = dehaze(shipped, hazy, settings, amount=asked.amount)
+    torch.testing.assert_close(told.result, asked.result)
+    assert [a - b for a, b in zip(asked.nfe, told.nfe, strict=True)] == [156] * len(hazy)
 
 
 def test_round_trip_under_the_same_prompt_is_above_forty_decibels(shipped: Model) -> None:
@@ -109,5 +118,17 @@ def test_verdicts() -> None:
     assert {v.name for v in another} <= {"collapsed", "weakened", "unchanged"}
     assert all(v.strength < 1 for v in another)
     assert {v.name for v in judge(photos, photos, seen)} == {"unchanged"}
-    dark = photos - photos.amin((1, 2, 3), keepdim=True)  # something black in each: no veil before it
-    assert {v.strength for v in judge(dark, (dark - 0.2).clamp(0, 1), torch.zeros(6))} == {0.0}
+
+
+def test_either_witness_is_enough_evidence_of_haze() -> None:
+    """Nothing seen and something black: the photograph stays as it is. Much seen, or nothing dark, or not asked: it is edited."""
+    seen = torch.tensor([0.0, 0.6, 0.0, torch.nan, 0.0, 0.40])
+    darkest = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.125, 0.0])
+    torch.testing.assert_close(evidence_of_haze(seen, darkest), torch.tensor([0.0, 1, 1, 1, 0.5, 0.5]))
+    photos = pictures(32, 6)
+    strengths = [v.strength for v in judge(photos, (photos - 0.2).clamp(0, 1), seen, darkest)]
+    assert strengths[0] == 0
+    assert all(strengths[1:])
+    assert {v.name for v in judge(photos, (photos - 0.2).clamp(0, 1), 0 * seen[:1].repeat(6), 0 * darkest)} == {
+        "unchanged"
+    }
