@@ -122,7 +122,7 @@ def test_verdicts() -> None:
 
 def test_either_witness_is_enough_evidence_of_haze() -> None:
     """Nothing seen and something black: the photograph stays as it is. Much seen, or nothing dark, or not asked: it is edited."""
-    seen = torch.tensor([0.0, 0.6, 0.0, torch.nan, 0.0, 0.40])
+    seen = torch.tensor([0.0, 0.6, 0.0, torch.nan, 0.0, 0.30])
     darkest = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.125, 0.0])
     torch.testing.assert_close(evidence_of_haze(seen, darkest), torch.tensor([0.0, 1, 1, 1, 0.5, 0.5]))
     photos = pictures(32, 6)
