@@ -24,14 +24,13 @@ from torch import Tensor
 
 from fpcore import dehaze as engine
 from fpcore.builtin.photographs import list_photographs
-from fpcore.builtin.rendered_haze import render_haze
-from fpcore.haze_amount import darkest_value, estimate_amount
+from fpcore.builtin.rendered_haze import random_evenness, render_haze
+from fpcore.haze_amount import LONGEST_SIDE, darkest_value, estimate_amount
 from fpcore.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
 
 RENDERINGS = 3
-LONGEST_SIDE = 640
 MULTIPLES = ((1.0, 1.0), (0.65, 1.35), (0.8, 1.2), (0.8, 1.35), (0.65, 1.5), (0.5, 1.5))
 
 
@@ -68,8 +67,7 @@ def render(folder: Path, limit: int, size: tuple[int, int]) -> Material:
         picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         coarse = F.interpolate(picture, (64, 64), mode="area").repeat(RENDERINGS, 1, 1, 1)
         amount = 0.1 + 0.55 * torch.rand(RENDERINGS, generator=generator)
-        evenness = (1.4 * torch.rand(RENDERINGS, generator=generator) - 0.4).clamp_min(0)
-        haze = render_haze(coarse, amount, generator, evenness=evenness)
+        haze = render_haze(coarse, amount, generator, evenness=random_evenness(RENDERINGS, generator))
         transmission = F.interpolate(haze.transmission, picture.shape[-2:], mode="bilinear")
         airlight = ((haze.image - coarse * haze.transmission) / (1 - haze.transmission)).mean((2, 3), keepdim=True)
         for image in picture * transmission + airlight * (1 - transmission):
@@ -113,7 +111,7 @@ def gains(model: Model, m: Material, amount: Tensor) -> None:
     chosen = torch.arange(0, len(amount), RENDERINGS) + torch.arange(len(amount) // RENDERINGS) % RENDERINGS
     before = psnr(m.hazy[chosen], m.clear[chosen])
     print(
-        f"PSNR of {len(chosen)} hazy pictures {before.mean():.2f} dB; departures: after, worst gain, 5 % gain less than"
+        f"PSNR of {len(chosen)} hazy pictures {before.mean():.2f} dB; multiples: after, worst gain, 5 % gain less than"
     )
     for low, high in MULTIPLES:
         settings = engine.DehazeSettings(views=((low, False), (high, True)), batch_size=16)

@@ -38,7 +38,7 @@ def clear_photographs() -> Iterator[tuple[str, np.ndarray]]:
 
 GAINED = {"PSNR hazy": "metrics['psnr_input']", "PSNR dehazed": "metrics['psnr_output']"}, "To the clear photograph, dB"
 SEEN = (
-    {"haze seen": "metrics['haze_amount']", "applied": "strength"},
+    {"haze seen": "metrics['haze_seen']", "applied": "strength"},
     "Haze seen, 0 to 1, and share of the edit applied",
 )
 

@@ -41,8 +41,8 @@ VIEWS = ((0.8, False), (1.35, True))
 """What ``graded`` averages over: multiple of the amount of haze that is assumed, and whether mirrored.
 
 The amount is uncertain, the more so the more there is. The mean over two amounts either side of it stands for the posterior mean
-(a quadrature of two nodes), as mirroring one does for what the model makes up. Their middle lies above 1 because an inversion
-under too much haze errs less than one under as much too little takes away (``benchmarks.haze_amount``)."""
+(a quadrature of two nodes), as mirroring one does for what the model makes up. The best of a
+grid on held-out photographs, by little (``benchmarks.haze_amount``, docs/DEHAZING.md)."""
 
 
 @dataclass(frozen=True)

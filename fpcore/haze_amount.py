@@ -31,7 +31,8 @@ LONGEST_SIDE = 640
 DARKEST_SHARE = 0.001
 """Share of the pixels that may be darker than the darkest value."""
 COEFFICIENTS = (0.51, 0.41, 0.095)
-"""Of the amount that the model sees (with the seed 0), of the darkest value, and the constant (``benchmarks.haze_amount``)."""
+"""Of the amount that the model sees (with the seed 0), of the darkest value, and the constant: least squares on 145 held-out
+photographs with rendered haze. ``benchmarks.haze_amount`` fits them anew; other renderings gave .41, .49 and .11."""
 
 
 @dataclass(frozen=True)

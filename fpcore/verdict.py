@@ -15,7 +15,8 @@ CLIPPED_ABOVE = 0.10
 """Share of newly clipped pixels that a full-strength edit may cost."""
 DARKEST_HAZY = (0.115, 0.135)
 """Darkest value between which the edit fades in from nothing to full strength: a veil leaves nothing darker than itself, and
-hardly a clear photograph has nothing nearly black in it. 9 of 145 clear ones reach .115 (docs/DEHAZING.md)."""
+hardly a clear photograph has nothing nearly black in it. 9 of 145 clear ones reach .115. Set knowing the SOTS pairs: see
+docs/DEHAZING.md."""
 SEEN_HAZY = (0.25, 0.35)
 """Amount of haze seen by the model between which the edit fades in whatever the darkest value says: a black thing near the
 camera speaks for the air before it, not for all of the air. Of the other 136 clear photographs the model sees .25 in one."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fpcore.builtin.photographs import Crops
-from fpcore.builtin.rendered_haze import render_haze
+from fpcore.builtin.rendered_haze import random_evenness, render_haze
 from fpcore.builtin.text import frequent_words
 
 HAZE_LEVELS = ("clear", "faint haze", "light haze", "moderate haze", "thick haze", "dense haze")
@@ -105,7 +105,7 @@ class HazeRecipe(Recipe):
         kind = torch.rand(b, generator=generator, device=device)
         amount = torch.rand(b, generator=generator, device=device) * DENSEST
         is_clear = (kind < 0.06) | ((kind >= 0.28) & (kind < 0.56))
-        evenness = (torch.rand(b, generator=generator, device=device) * 1.4 - 0.4).clamp_min(0)
+        evenness = random_evenness(b, generator)
         haze = render_haze(clear, torch.where(is_clear, 0.0, amount), generator, evenness=evenness)
         position = (haze.amount / DENSEST * (len(HAZE_LEVELS) - 1)).clamp(0, len(HAZE_LEVELS) - 1 - 1e-4)
         low, first = position.long(), self.prompts.index(HAZE_LEVELS[0])
