@@ -5,8 +5,9 @@
 Any folder of clear photographs that the model was not trained on; no hazy/clear pair is needed. Haze is rendered at the
 photographs' own resolution (at most 640 pixels), three times on each: .1 to .65, from as uneven as its depth is drawn to the
 same everywhere. Printed: the error (RMS) of the amount as the model sees it, as the darkest value tells it, and of both
-together by least squares, whose coefficients are ``fpcore.haze_amount.COEFFICIENTS``; how well hazy is told from clear; and
-the PSNR at model size for several pairs of views (``fpcore.dehaze.VIEWS``).
+together by least squares, whose coefficients are ``fpcore.haze_amount.COEFFICIENTS``; how well hazy is told from clear, and
+from which darkest value on; and the PSNR at model size for several views (``fpcore.dehaze.VIEWS``) and ways of saying how far
+the edit goes (``fpcore.black_point``).
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ from rich.progress import track
 from torch import Tensor
 
 from fpcore import dehaze as engine
+from fpcore.black_point import share_to_black
 from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.rendered_haze import random_evenness, render_haze
 from fpcore.haze_amount import LONGEST_SIDE, darkest_value, estimate_amount
 from fpcore.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
+from fpcore.verdict import SEEN_HAZY, evidence_seen
 
 RENDERINGS = 3
-MULTIPLES = ((1.0, 1.0), (0.65, 1.35), (0.8, 1.2), (0.8, 1.35), (0.65, 1.5), (0.5, 1.5))
+MULTIPLES = ((1.4,), (1.0, 1.0), (0.8, 1.35), (0.6, 1.4), (1.0, 1.4), (1.4, 1.4), (1.2, 1.6))
+BLACKS = (-0.02, -0.01, 0.0, 0.01)
+LEASTS = (0.0, 0.4, 0.6, 0.8, 1.0)
+THRESHOLDS = (0.05, 0.07, 0.09, 0.11, 0.13, 0.15)
 
 
 @dataclass(frozen=True)
@@ -106,21 +112,40 @@ def separation(hazy: Tensor, clear: Tensor) -> float:
     return float((hazy[:, None] > clear[None]).float().mean())
 
 
-def gains(model: Model, m: Material, amount: Tensor) -> None:
-    """Print PSNR at model size, one rendering of each photograph, for several pairs of views."""
-    chosen = torch.arange(0, len(amount), RENDERINGS) + torch.arange(len(amount) // RENDERINGS) % RENDERINGS
-    before = psnr(m.hazy[chosen], m.clear[chosen])
-    print(
-        f"PSNR of {len(chosen)} hazy pictures {before.mean():.2f} dB; multiples: after, worst gain, 5 % gain less than"
-    )
-    for low, high in MULTIPLES:
-        settings = engine.DehazeSettings(views=((low, False), (high, True)), batch_size=16)
-        result = engine.dehaze(model, m.hazy[chosen], settings, amount=amount[chosen]).result
-        gain = psnr(result.clamp(0, 1), m.clear[chosen]) - before
+def thresholds(m: Material, hazy: Tensor, clear: Tensor) -> None:
+    """Print how many hazy renderings are missed and clear photographs edited by the darkest value from which haze is there."""
+    sure = SEEN_HAZY[0]
+    for low in THRESHOLDS:
+        missed = (m.darkest < low) & (hazy < sure)
+        edited = (m.darkest_clear[::RENDERINGS] >= low) | (clear >= sure)
         print(
-            f"{low} {high}: {(gain + before).mean():.2f}, {gain.min():.2f}, {gain.quantile(0.05):.2f}",
-            flush=True,
+            f"haze from a darkest value of {low}: {missed.float().mean():.1%} missed, {edited.float().mean():.1%} edited"
         )
+
+
+def gains(model: Model, m: Material, seen: Tensor) -> None:
+    """Print PSNR at model size, one rendering of each photograph, by views and by how far the edit goes."""
+    chosen = torch.arange(0, len(seen), RENDERINGS) + torch.arange(len(seen) // RENDERINGS) % RENDERINGS
+    m = Material(m.hazy[chosen], m.clear[chosen], m.amount[chosen], m.darkest[chosen], m.darkest_clear[chosen])
+    before = psnr(m.hazy, m.clear)
+    print(f"PSNR of {len(chosen)} hazy pictures {before.mean():.2f} dB; after, worst gain, 5 % gain less than")
+
+    def report(name: str, result: Tensor) -> None:
+        after = psnr(result.clamp(0, 1), m.clear)
+        gain = after - before
+        print(f"  {name}: {after.mean():.2f}, {gain.min():.2f}, {gain.quantile(0.05):.2f}", flush=True)
+
+    for multiples in MULTIPLES:
+        views = tuple((multiple, i % 2 == 1) for i, multiple in enumerate(multiples))
+        settings = engine.DehazeSettings(views=views, to_black=False, batch_size=16)
+        edit = engine.dehaze(model, m.hazy, settings, darkest=m.darkest, seen=seen[chosen]).result
+        report(f"{multiples} as the model takes it", edit)
+        for black in BLACKS:
+            share = share_to_black(m.hazy, edit, m.darkest, black=black)
+            report(f"{multiples} to black at {black}", torch.lerp(m.hazy, edit, share.view(-1, 1, 1, 1)))
+        for least in LEASTS if views == engine.VIEWS else ():
+            share = torch.maximum(share_to_black(m.hazy, edit, m.darkest), least * evidence_seen(seen[chosen]))
+            report(f"{multiples} at least {least} where seen", torch.lerp(m.hazy, edit, share.view(-1, 1, 1, 1)))
 
 
 def main() -> None:
@@ -144,7 +169,8 @@ def main() -> None:
             f"clear 90, 95, 97, 100 % {none.quantile(torch.tensor([0.9, 0.95, 0.97, 1])).numpy().round(2)}, "
             f"hazy 1, 5, 10 % {evidence.quantile(torch.tensor([0.01, 0.05, 0.1])).numpy().round(2)}"
         )
-    gains(model, m, least_squares([hazy, m.darkest], m.amount)[1])
+    thresholds(m, hazy, clear)
+    gains(model, m, hazy)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,8 @@ def _prepared(row: dict[str, Any], config: RunConfig, model: Model | None) -> Lo
         clock = perf_counter()
         height, width = loaded.photo.size
         loaded.small = model_input(loaded.photo, THUMBNAIL if model is None else fit_size(width, height, model)[::-1])
-        loaded.darkest = darkest_value(loaded.photo.pixels, loaded.photo.alpha)
+        if config.operation == "dehaze":
+            loaded.darkest = darkest_value(loaded.photo.pixels, loaded.photo.alpha)
         loaded.seconds["read"] += perf_counter() - clock
     return loaded
 

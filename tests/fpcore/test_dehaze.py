@@ -79,12 +79,25 @@ def test_default_brings_rendered_haze_closer_to_the_clear_photograph(shipped: Mo
     assert float((psnr(result, clear) - psnr(hazy, clear)).mean()) > 3
 
 
-def test_an_amount_that_is_known_is_not_asked_for(shipped: Model) -> None:
+def test_an_amount_that_was_seen_before_is_not_asked_for(shipped: Model) -> None:
     hazy, settings = pictures(32), DehazeSettings(num_inference_steps=4, batch_size=2)
     asked = dehaze(shipped, hazy, settings)
-    told = dehaze(shipped, hazy, settings, amount=asked.amount)
+    told = dehaze(shipped, hazy, settings, seen=asked.seen)
     torch.testing.assert_close(told.result, asked.result)
     assert [a - b for a, b in zip(asked.nfe, told.nfe, strict=True)] == [156] * len(hazy)
+
+
+def test_the_edit_goes_as_far_as_the_darkest_value_says(shipped: Model) -> None:
+    """Nothing dark: further than where something is half as bright; something black and little seen: not at all."""
+    hazy = pictures(32, 1).repeat(3, 1, 1, 1)
+    darkest, seen = torch.tensor([0.0, 0.15, 0.3]), torch.full((3,), 0.2)
+    settings = DehazeSettings(num_inference_steps=4, batch_size=3)
+    done = dehaze(shipped, hazy, settings, darkest=darkest, seen=seen)
+    torch.testing.assert_close(done.result[0], hazy[0])
+    moved = (hazy - done.result).mean((1, 2, 3))
+    assert 0 < float(moved[1]) < float(moved[2])
+    under_words = DehazeSettings(num_inference_steps=4, batch_size=3, prompt="dense haze")
+    assert not torch.equal(dehaze(shipped, hazy, under_words, darkest=darkest, seen=seen).result[0], hazy[0])
 
 
 def test_round_trip_under_the_same_prompt_is_above_forty_decibels(shipped: Model) -> None:
@@ -123,7 +136,7 @@ def test_verdicts() -> None:
 def test_either_witness_is_enough_evidence_of_haze() -> None:
     """Nothing seen and something black: the photograph stays as it is. Much seen, or nothing dark, or not asked: it is edited."""
     seen = torch.tensor([0.0, 0.6, 0.0, torch.nan, 0.0, 0.30])
-    darkest = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.125, 0.0])
+    darkest = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.14, 0.0])
     torch.testing.assert_close(evidence_of_haze(seen, darkest), torch.tensor([0.0, 1, 1, 1, 0.5, 0.5]))
     photos = pictures(32, 6)
     strengths = [v.strength for v in judge(photos, (photos - 0.2).clamp(0, 1), seen, darkest)]
