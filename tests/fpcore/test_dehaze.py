@@ -14,7 +14,7 @@ from fpcore.haze_amount import estimate_amount
 from fpcore.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.verdict import evidence_of_haze, judge
+from fpcore.verdict import DOUBTFUL_PSNR, evidence_of_haze, judge
 from tests.photographs import hazy_photographs
 from tests.tiny_models import tiny_sd1
 
@@ -145,3 +145,19 @@ def test_either_witness_is_enough_evidence_of_haze() -> None:
     assert {v.name for v in judge(photos, (photos - 0.2).clamp(0, 1), 0 * seen[:1].repeat(6), 0 * darkest)} == {
         "unchanged"
     }
+
+
+def test_what_may_be_clear_is_edited_little() -> None:
+    """From one value of the darkest on an edit shows, but it leaves the photograph close to itself until haze is sure."""
+    photos = pictures(32, 6) * 0.7 + 0.3
+    result = (photos - 0.2) / 0.8
+    darkest, seen = torch.tensor([0.04, 0.05, 0.06, 0.07, 0.12, 0.16]), torch.zeros(6)
+    strength = torch.tensor([v.strength for v in judge(photos, result, seen, darkest)])
+    assert strength[:2].tolist() == [0, 0]
+    assert 0 < strength[2] < strength[3] < strength[5] == 1
+    applied = torch.lerp(photos, result, strength.view(-1, 1, 1, 1))
+    kept = psnr(applied, photos)
+    torch.testing.assert_close(kept[3:5], torch.full((2,), DOUBTFUL_PSNR), atol=0.05, rtol=0)
+    assert kept[5] < DOUBTFUL_PSNR
+    faint = torch.lerp(photos, result, 0.01)
+    assert judge(photos, faint, seen, darkest)[4].strength == 1
