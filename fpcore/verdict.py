@@ -19,9 +19,9 @@ hardly a clear photograph has nothing nearly black in it. 3 % of 145 clear ones 
 DARKEST_DOUBTFUL = (0.05, 0.07)
 """Darkest value between which an edit within ``DOUBTFUL_PSNR`` fades in: 1.6 % of 435 hazy renderings stay below, 86 % of the
 clear photographs."""
-DOUBTFUL_PSNR = 32.0
+DOUBTFUL_PSNR = 31.0
 """PSNR (dB) that an edited photograph keeps to itself as long as it may be clear as well as hazy. A clear one is to come back
-at 30 dB at least, and its own pixels lose up to 2 more than the picture of the model's size does."""
+at 30 dB at least, and its own pixels may lose a little more than the picture of the model's size does."""
 SEEN_HAZY = (0.25, 0.35)
 """Amount of haze seen by the model between which the edit fades in whatever the darkest value says: a black thing near the
 camera speaks for the air before it, not for all of the air. Of the other 136 clear photographs the model sees .25 in one."""
@@ -87,8 +87,8 @@ def judge(pixels: Tensor, result: Tensor, seen: Tensor, darkest: Tensor | None =
     """A verdict for each of M pairs (M, 3, H, W) in [0, 1]; ``seen`` (M,): amount of haze, NaN if the model was not asked.
 
     ``darkest`` (M,): of the photographs at full resolution (``fpcore.haze_amount.darkest_value``); None = of ``pixels``.
-    A photograph without evidence of haze is left as it is, one that may be clear is edited little. A result that collapsed is tried again at half strength, one
-    that clips too much is weakened, one that gains nothing is not applied.
+    A photograph without evidence of haze is left as it is, one that may be clear is edited little. A result that collapsed
+    is tried again at half strength, one that clips too much is weakened, one that gains nothing is not applied.
     """
     darkest = pixels.amin((1, 2, 3)) if darkest is None else darkest
     result = result.clamp(0, 1)
