@@ -6,8 +6,8 @@ Any folder of clear photographs that the model was not trained on; no hazy/clear
 photographs' own resolution (at most 640 pixels), three times on each: .1 to .65, from as uneven as its depth is drawn to the
 same everywhere. Printed: the error (RMS) of the amount as the model sees it, as the darkest value tells it, and of both
 together by least squares, whose coefficients are ``fpcore.haze_amount.COEFFICIENTS``; how well hazy is told from clear, and
-from which darkest value on; and the PSNR at model size for several views (``fpcore.dehaze.VIEWS``) and ways of saying how far
-the edit goes (``fpcore.black_point``).
+from which darkest value on; the PSNR at model size for several views (``fpcore.dehaze.VIEWS``) and ways of saying how far the
+edit goes (``fpcore.black_point``); and what is edited by default (``fpcore.verdict``).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from fpcore.haze_amount import LONGEST_SIDE, darkest_value, estimate_amount
 from fpcore.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.verdict import SEEN_HAZY, evidence_seen
+from fpcore.verdict import SEEN_HAZY, evidence_of_haze, judge
 
 RENDERINGS = 3
 MULTIPLES = ((1.4,), (1.0, 1.0), (0.8, 1.35), (0.6, 1.4), (1.0, 1.4), (1.4, 1.4), (1.2, 1.6))
 BLACKS = (-0.02, -0.01, 0.0, 0.01)
-LEASTS = (0.0, 0.4, 0.6, 0.8, 1.0)
+HOW_FAR = (0.25, 0.5, 0.75)
 THRESHOLDS = (0.05, 0.07, 0.09, 0.11, 0.13, 0.15)
 
 
@@ -143,9 +143,27 @@ def gains(model: Model, m: Material, seen: Tensor) -> None:
         for black in BLACKS:
             share = share_to_black(m.hazy, edit, m.darkest, black=black)
             report(f"{multiples} to black at {black}", torch.lerp(m.hazy, edit, share.view(-1, 1, 1, 1)))
-        for least in LEASTS if views == engine.VIEWS else ():
-            share = torch.maximum(share_to_black(m.hazy, edit, m.darkest), least * evidence_seen(seen[chosen]))
-            report(f"{multiples} at least {least} where seen", torch.lerp(m.hazy, edit, share.view(-1, 1, 1, 1)))
+        for part in HOW_FAR:
+            share = (1 - part) * share_to_black(m.hazy, edit, m.darkest) + part
+            report(f"{multiples} {part} as the model takes it", torch.lerp(m.hazy, edit, share.view(-1, 1, 1, 1)))
+
+
+def judged(model: Model, m: Material, hazy: Tensor, clear: Tensor) -> None:
+    """Print what the default makes of the hazy and of the clear ones where haze is sure, and where it is in doubt as well."""
+    settings = engine.DehazeSettings(batch_size=16)
+    for name, pictures, truth, darkest, amount in (
+        ("hazy", m.hazy, m.clear, m.darkest, hazy),
+        ("clear", m.clear[::RENDERINGS], m.clear[::RENDERINGS], m.darkest_clear[::RENDERINGS], clear),
+    ):
+        edit = engine.dehaze(model, pictures, settings, darkest=darkest, seen=amount).result
+        doubtful = torch.tensor([v.strength for v in judge(pictures, edit, amount, darkest)])
+        for how, strength in {"sure": evidence_of_haze(amount, darkest), "sure or in doubt": doubtful}.items():
+            after = psnr(torch.lerp(pictures, edit, strength.view(-1, 1, 1, 1)).clamp(0, 1), truth)
+            print(
+                f"{name}, {how}: {after.clamp_max(100).mean():.2f} dB, {int((strength > 0).sum())} of {len(after)} edited, "
+                f"{int((after < 30).sum())} below 30 dB",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -171,6 +189,7 @@ def main() -> None:
         )
     thresholds(m, hazy, clear)
     gains(model, m, hazy)
+    judged(model, m, hazy, clear)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Variants by name:
 
 ``graded`` (default)  inverted under the prompts for a little less and a little more haze than the model sees in the
-                      photograph, regenerated under ``clear``, w = 1, averaged, and taken so far that the darkest
-                      thing is black (``fpcore.black_point``).
+                      photograph, regenerated under ``clear``, w = 1, averaged, and taken half as far as the model
+                      says, half until the darkest thing is black (``fpcore.black_point``).
 ``regenerate``        inverted under ``haze``, regenerated under the null text, w = 1.
 ``fixed-point``       the paper's: inverted under ``haze``, Prompt-to-Prompt towards the null text, w = 7.5.
 ``nti``, ``nti+fixed-point``  the same with null-text optimisation, after plain DDIM or fixed-point inversion.
@@ -43,15 +43,15 @@ VIEWS = ((0.8, False), (1.35, True))
 """What ``graded`` averages over: multiple of the amount of haze that is assumed, and whether mirrored.
 
 The amount is uncertain, the more so the more there is. The mean over two amounts either side of it stands for the posterior mean
-(a quadrature of two nodes), as mirroring one does for what the model makes up. Where the darkest value says how far the edit
-goes, any views between .6 and 1.6 come to the same within .05 dB (``benchmarks.haze_amount``, docs/DEHAZING.md)."""
+(a quadrature of two nodes), as mirroring one does for what the model makes up. The best of a
+grid on held-out photographs, by little (``benchmarks.haze_amount``, docs/DEHAZING.md)."""
 
 
 @dataclass(frozen=True)
 class DehazeSettings:
     """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones,
-    ``views`` and ``to_black`` by ``graded``: whether the edit goes as far as the darkest value says (``fpcore.black_point``)
-    or as the model takes it."""
+    ``views`` and ``to_black`` by ``graded``: whether the darkest value has a say in how far the edit goes
+    (``fpcore.black_point``)."""
 
     variant: Variant = "graded"
     method: Method = method("certified")
@@ -200,7 +200,7 @@ def _graded(
 ) -> _Run:
     """Invert under the amounts of haze of ``s.views``, or under the prompt that was asked for, and regenerate clear.
 
-    The edit then goes as far as the darkest value says, or under a prompt that was asked for as far as the model takes it.
+    The darkest value has a say in how far the edit goes, unless a prompt was asked for.
     """
     count, spent = len(pixels), 0
     if seen is None:
@@ -221,7 +221,7 @@ def _graded(
     result = _merge_views(_decoded(model, z, watch), s.views)
     if s.to_black and s.prompt is None:
         photographs = pixels.cpu()
-        share = share_of_edit(photographs, result, darkest, seen)
+        share = share_of_edit(photographs, result, darkest)
         result = torch.lerp(photographs, result, share.view(-1, 1, 1, 1))
     return _Run(result, _first_view(inversion, count), [spent] * count, words, rows, seen, amount)
 

@@ -1,5 +1,6 @@
 """Every dehazing variant by name, on the shipped model and on Stable Diffusion's architecture."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -87,17 +88,21 @@ def test_an_amount_that_was_seen_before_is_not_asked_for(shipped: Model) -> None
     assert [a - b for a, b in zip(asked.nfe, told.nfe, strict=True)] == [156] * len(hazy)
 
 
-def test_the_edit_goes_as_far_as_the_darkest_value_says(shipped: Model) -> None:
-    """Nothing dark: further than where something is half as bright; something black and little seen: not at all."""
+def test_the_darkest_value_has_a_say_in_how_far_the_edit_goes(shipped: Model) -> None:
+    """Something black: half as far as the model takes it; nothing dark: further. Under words of one's own it has none."""
     hazy = pictures(32, 1).repeat(3, 1, 1, 1)
     darkest, seen = torch.tensor([0.0, 0.15, 0.3]), torch.full((3,), 0.2)
     settings = DehazeSettings(num_inference_steps=4, batch_size=3)
-    done = dehaze(shipped, hazy, settings, darkest=darkest, seen=seen)
-    torch.testing.assert_close(done.result[0], hazy[0])
-    moved = (hazy - done.result).mean((1, 2, 3))
-    assert 0 < float(moved[1]) < float(moved[2])
-    under_words = DehazeSettings(num_inference_steps=4, batch_size=3, prompt="dense haze")
-    assert not torch.equal(dehaze(shipped, hazy, under_words, darkest=darkest, seen=seen).result[0], hazy[0])
+    alone = dehaze(shipped, hazy, replace(settings, to_black=False), darkest=darkest, seen=seen).result
+    done = dehaze(shipped, hazy, settings, darkest=darkest, seen=seen).result
+    torch.testing.assert_close(done[0], (hazy + alone)[0] / 2)
+    moved = (hazy - done).mean((1, 2, 3))
+    assert 0 < float(moved[0]) < float(moved[1]) < float(moved[2])
+    words = replace(settings, prompt="dense haze")
+    under_words = [
+        dehaze(shipped, hazy, replace(words, to_black=b), darkest=darkest, seen=seen).result for b in (True, False)
+    ]
+    torch.testing.assert_close(*under_words)
 
 
 def test_round_trip_under_the_same_prompt_is_above_forty_decibels(shipped: Model) -> None:
