@@ -89,7 +89,7 @@ def entries(count: int, steps: int, iterations: int, generator: np.random.Genera
 
 MEASURE = """
 import json, resource, sys, time
-from tasks.aggregate import aggregate
+from tasks.analytics.aggregate import aggregate
 done = aggregate([sys.argv[1]], sys.argv[2])
 again = aggregate([sys.argv[1]], sys.argv[2])
 print(json.dumps({"images": done.images_new, "steps": done.steps_new, "seconds": round(done.seconds, 2),

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.inversion import TARGET, read_photographs
-from fpcore.analysis import path_errors, stop_errors
-from fpcore.invert import invert
-from fpcore.methods import method
+from fpcore.inversion.convergence import path_errors, stop_errors
+from fpcore.inversion.invert import invert
+from fpcore.inversion.methods import method
+from fpcore.inversion.noise_schedules import schedule_at_levels_of
 from fpcore.models.load import load_model
-from fpcore.other_levels import schedule_at_levels_of
 
 STEPS = (0, 1, 2, 8, 48, 49)
 CHUNK = 26
@@ -43,7 +43,7 @@ def measure(folders: list[str], count: int, levels: str, steps: list[int], with_
         def predict(z, t, image, condition=condition):  # type: ignore[no-untyped-def]
             return model.predict(z, t, condition.rows(image))
 
-        every_step = method("certified", tolerance=TARGET, norm="state", blind_below=0.0)
+        every_step = method("certified", tolerance=TARGET, norm="state", speculative_below=0.0)
         run = invert(predict, schedule, z0, every_step, keep_trajectory=True)
         assert run.trajectory is not None
         found = {"paths": path_errors(predict, schedule, run.trajectory, steps=steps, precision=1e-6, seed=start)}

@@ -30,20 +30,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from flows.demo import clear_photographs
+from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.builtin.photographs import SUFFIXES
-from fpcore.edit import EditResult, edit
-from fpcore.guidance import GUIDANCE_MODES, GuidanceMode
-from fpcore.invert import Inversion, invert
-from fpcore.methods import MethodName, method
-from fpcore.metrics import psnr, structure_distance
+from fpcore.editing.edit import EditResult, edit
+from fpcore.editing.guidance import GUIDANCE_MODES, GuidanceMode
+from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.evaluation.metrics import psnr, structure_distance
+from fpcore.inversion.invert import Inversion, invert
+from fpcore.inversion.methods import MethodName, method
+from fpcore.inversion.sample import sample
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.prompt_to_prompt import EditSettings
-from fpcore.sample import sample
-from fpcore.schedule import Schedule
-from tasks.attention_pictures import attention_picture
-from tasks.edit_sheet import SheetRow, edit_sheet
+from tasks.evaluation.contact_sheet import SheetRow, edit_sheet
+from tasks.shard.attention_pictures import attention_picture
 
 METHODS = get_args(MethodName)
 TOLERANCE = 2.2e-3

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tasks.analysis_figures import BLUE, GREEN, ORANGE, RED, STYLE
+from tasks.evaluation.convergence_figures import BLUE, GREEN, ORANGE, RED, STYLE
 
 LINES = {
     ("plain, intra-path", "state"): (BLUE, "-"),

@@ -5,9 +5,9 @@
 Any folder of clear photographs that the model was not trained on; no hazy/clear pair is needed. Haze is rendered at the
 photographs' own resolution (at most 640 pixels), three times on each: .1 to .65, from as uneven as its depth is drawn to the
 same everywhere. Printed: the error (RMS) of the amount as the model sees it, as the darkest value tells it, and of both
-together by least squares, whose coefficients are ``fpcore.haze_amount.COEFFICIENTS``; how well hazy is told from clear, and
-from which darkest value on; the PSNR at model size for several views (``fpcore.dehaze.VIEWS``) and ways of saying how far the
-edit goes (``fpcore.black_point``); and what is edited by default (``fpcore.verdict``).
+together by least squares, whose coefficients are ``haze_density.COEFFICIENTS``; how well hazy is told from clear, and
+from which darkest value on; the PSNR at model size for several views (``dehaze.VIEWS``) and ways of saying how far the
+edit goes (``fpcore.dehazing.edit_strength``); and what is edited by default (``fpcore.dehazing.quality_gate``).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from fpcore import dehaze as engine
-from fpcore.black_point import share_to_black
 from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.rendered_haze import random_evenness, render_haze
-from fpcore.haze_amount import LONGEST_SIDE, darkest_value, estimate_amount
-from fpcore.metrics import psnr
+from fpcore.dehazing import dehaze as engine
+from fpcore.dehazing.edit_strength import share_to_black
+from fpcore.dehazing.haze_density import LONGEST_SIDE, darkest_value, estimate_amount
+from fpcore.dehazing.quality_gate import SEEN_HAZY, evidence_of_haze, judge
+from fpcore.evaluation.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.verdict import SEEN_HAZY, evidence_of_haze, judge
 
 RENDERINGS = 3
 MULTIPLES = ((1.4,), (1.0, 1.0), (0.8, 1.35), (0.6, 1.4), (1.0, 1.4), (1.4, 1.4), (1.2, 1.6))

@@ -5,7 +5,7 @@
 Each method is listed at its natural setting and, where it has a tolerance, at the largest tolerance of a grid with which
 every step of every photograph leaves a latent whose true residual RMS(f(z) − z), measured anew by an evaluation that is
 not counted, is at most 2.2e-3. Schedules: ``trained``, the model's own, nearly zero terminal SNR, and ``scaled_linear``,
-Stable Diffusion's, through ``fpcore.other_levels``. Without --photos: crops of the photographs of scikit-image and
+Stable Diffusion's, through ``fpcore.inversion.noise_schedules``. Without --photos: crops of the photographs of scikit-image and
 scikit-learn. ``--only`` takes some methods, so that a long run can be cut into short ones.
 """
 
@@ -26,16 +26,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fpcore.analysis import final_residuals
 from fpcore.builtin.photographs import list_photographs
-from fpcore.exact import invert_exactly, sample_exactly
-from fpcore.invert import Predict, invert
-from fpcore.methods import Method, method
+from fpcore.inversion.belm import invert_exactly, sample_exactly
+from fpcore.inversion.convergence import final_residuals
+from fpcore.inversion.invert import Predict, invert
+from fpcore.inversion.methods import Method, method
+from fpcore.inversion.noise_schedules import schedule_at_levels_of
+from fpcore.inversion.sample import sample
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.other_levels import schedule_at_levels_of
-from fpcore.sample import sample
-from fpcore.schedule import Schedule
 
 TARGET = 2.2e-3
 GRID = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
@@ -46,7 +46,7 @@ Make = Callable[[float], Method]
 
 def every_step(name: str, **options: Any) -> Method:
     """The method without blind steps."""
-    return method(name, blind_below=0.0, **options)
+    return method(name, speculative_below=0.0, **options)
 
 
 METHODS: dict[str, tuple[Make, bool]] = {
@@ -181,7 +181,7 @@ def open_picture(source: Path | Image.Image) -> Image.Image:
 
 def free_crops() -> list[Any]:
     """Each free photograph whole and in eight overlapping crops of two thirds of its sides: 54 pictures."""
-    from flows.demo import clear_photographs
+    from fpcore.builtin.demo_photographs import clear_photographs
 
     pictures: list[Any] = []
     for _, pixels in clear_photographs():

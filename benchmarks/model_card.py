@@ -21,9 +21,9 @@ from torch import Tensor
 
 from benchmarks.inversion import free_crops
 from fpcore.builtin.rendered_haze import render_haze
-from fpcore.dehaze import DehazeSettings, dehaze
-from fpcore.haze_amount import denoising_errors
-from fpcore.metrics import psnr
+from fpcore.dehazing.dehaze import DehazeSettings, dehaze
+from fpcore.dehazing.haze_density import denoising_errors
+from fpcore.evaluation.metrics import psnr
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
 

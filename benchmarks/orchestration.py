@@ -34,7 +34,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 def measure(folder: Path, shards: int, runner: str, workers: int) -> dict[str, object]:
     """One run of so many shards: seconds of the flow, of the shards, and what orchestration adds to each."""
-    from flows.board import Board
+    from flows.artifacts import Board
     from flows.dehaze import dehaze
     from flows.execution import Execution
     from tasks.config import RunConfig

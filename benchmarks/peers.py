@@ -10,8 +10,8 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Condition, Model
-from fpcore.schedule import Schedule
 
 
 def network(model: Model, z: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -21,19 +21,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.job import Job, photographs, warm
 from benchmarks.roofline import Meter, device_busy
-from fpcore.render import render
+from fpcore.color_transfer import render
 from tasks.config import RunConfig
-from tasks.photo_files import encode_photo
-from tasks.photos import decode_photo, model_input
-from tasks.process import DEVICE, process_shard
-from tasks.sources import list_photos
+from tasks.photos.decode import decode_photo, model_input
+from tasks.photos.encode import encode_photo
+from tasks.photos.sources import list_photos
+from tasks.shard.process import DEVICE, process_shard
 from tasks.store import parquet
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
-
-if TYPE_CHECKING:
-    from benchmarks.throughput import Job
 
 PHOTO = (480, 640)
 SQUARE = (1024, 1024)
@@ -153,7 +151,7 @@ def run(job: Job, folder: str, output: str, count: int, unet: Any, shard_size: i
     ledger.plan_new(list_photos(str(photos)), config.shard_size)
     model = replace(job.model, unet=unet)
     began = time.perf_counter()
-    with patch("tasks.process.model_for", lambda config: model):
+    with patch("tasks.shard.process.model_for", lambda config: model):
         with ThreadPoolExecutor(2) as threads:  # as the thread runner does
             list(threads.map(lambda s: process_shard(str(Path(folder, output)), config, *s), ledger.open_shards()))
     seconds = time.perf_counter() - began
@@ -164,8 +162,6 @@ def run(job: Job, folder: str, output: str, count: int, unet: Any, shard_size: i
 
 def whole(job: Job) -> Iterator[dict[str, Any]]:
     """(d) From files to committed rows and pictures, with the network and with one that costs nothing."""
-    from benchmarks.throughput import warm
-
     count = job.files
     with tempfile.TemporaryDirectory() as folder:
         run(job, folder, "warm", 2, NoNetwork(job.model.unet))
@@ -200,7 +196,6 @@ def _peak_mb() -> float:
 
 
 def _grow_photos(count: int, steps: int, batch_size: int) -> dict[str, Any]:
-    from benchmarks.throughput import Job, photographs
     from fpcore.models.load import load_model
 
     torch.set_num_threads(1)

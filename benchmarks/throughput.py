@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,72 +29,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.inversion import free_crops, open_picture
+from benchmarks import pipeline
+from benchmarks.job import CERTIFIED, SOURCE, Job, photographs, warm
 from benchmarks.peers import diffusers_loop, fixed_point_latents, fixed_point_loop
 from benchmarks.random_sd import random_sd
 from benchmarks.roofline import Meter, bytes_a_call, matrix_rate, memory_rate, operations_a_row, shortest, synchronise
-from fpcore.analysis import final_residuals
-from fpcore.builtin.rendered_haze import render_haze
-from fpcore.dehaze import DehazeSettings, dehaze
-from fpcore.invert import Predict, invert
-from fpcore.methods import Method, method
+from fpcore.dehazing.dehaze import dehaze
+from fpcore.inversion.convergence import final_residuals
+from fpcore.inversion.invert import invert
+from fpcore.inversion.methods import method
+from fpcore.inversion.sample import sample
 from fpcore.models.compiled import Compiled, fixed_shapes
 from fpcore.models.load import DTYPES, load_model
-from fpcore.models.model import Model
-from fpcore.sample import sample
-from fpcore.schedule import Schedule
 
-SOURCE, TARGET = "haze", ""
+TARGET = ""
 COUNTS = (1, 2, 3, 5, 10, 20, 40)
 """Fixed iteration counts tried for the peers until their mean residual is no higher than ours."""
 TOLERANCES = (3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Tolerances tried for ours, from lax to strict, until neither residual is higher than that of diffusers' loop."""
-CERTIFIED = method("certified")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all parts share: ``hazy`` and ``clear`` (M, 3, H, W) in [0, 1], at the model's size.
-
-    ``peer`` has the same weights, never compiled and laid out as diffusers loads them. Residuals are measured with it.
-    """
-
-    model: Model
-    peer: Model
-    hazy: Tensor
-    clear: Tensor
-    steps: int
-    batch_size: int
-    repeats: int
-    files: int = 48
-    """Photographs of a whole run."""
-
-    @property
-    def schedule(self) -> Schedule:
-        """The walk in ``steps``."""
-        return Schedule.from_scheduler(self.model.scheduler, self.steps)
-
-    def first(self, count: int) -> Job:
-        """The same with fewer photographs."""
-        return replace(self, hazy=self.hazy[:count], clear=self.clear[:count])
-
-    def settings(self, variant: str, chosen: Method = CERTIFIED) -> DehazeSettings:
-        """Ours, as shipped but for the method."""
-        return DehazeSettings(
-            variant=variant,  # type: ignore[arg-type]
-            method=chosen,
-            num_inference_steps=self.steps,
-            batch_size=self.batch_size,
-        )
-
-    def predict(self, prompt: str) -> Predict:
-        """The network under one prompt for all photographs."""
-        condition = self.model.embed([prompt]).repeat(len(self.hazy))
-        return lambda z, t, image: self.model.predict(z, t, condition.rows(image))
-
-    def as_peer(self) -> Job:
-        """The same without what makes our network calls quick."""
-        return replace(self, model=self.peer)
 
 
 def timed(job: Job, work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -107,15 +59,6 @@ def timed(job: Job, work: Callable[[], Any]) -> tuple[Any, float, float]:
         walls.append(time.perf_counter() - began)
         processors.append(time.process_time() - used)
     return result, min(walls), min(processors)
-
-
-def warm(job: Job, rows: int) -> None:
-    """What the first calls of so many rows take, compiling and recording, is not counted."""
-    shape = job.model.latent_shape(*job.model.image_size)
-    z, t = torch.zeros(rows, *shape, device=job.model.device), torch.full((rows,), 500, device=job.model.device)
-    with torch.no_grad():
-        for _ in range(3):
-            job.model.predict(z, t, job.model.embed([SOURCE]).repeat(rows))
 
 
 def psnr(job: Job, result: Tensor) -> float:
@@ -311,24 +254,8 @@ def batching(job: Job) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
 
 
-def photographs(count: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Hazy and clear (count, 3, h, w) in [0, 1]; more than there are crops: with other haze, which is rendered small."""
-    small = (min(size[0], 64), min(size[1], 64))
-    crops = [np.asarray(open_picture(c).resize(small[::-1], 4), np.float32) / 255 for c in free_crops()]  # 4: BOX
-    clear = torch.from_numpy(np.stack([crops[i % len(crops)] for i in range(count)])).permute(0, 3, 1, 2).contiguous()
-    generator = torch.Generator().manual_seed(seed)
-    amount = 0.2 + 0.5 * torch.rand(count, generator=generator)
-    hazy = render_haze(clear, amount, generator).image
-    if small == size:
-        return hazy.clamp(0, 1), clear
-    hazy, clear = (torch.nn.functional.interpolate(x, size, mode="bicubic").clamp(0, 1) for x in (hazy, clear))
-    return hazy, clear
-
-
 def main() -> None:
     """Measure, print, append."""
-    from benchmarks import pipeline
-
     parts: dict[str, Callable[[Job], Iterator[dict[str, Any]]]] = {
         "dehaze": against_peers,
         "network": network,

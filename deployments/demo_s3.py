@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flows.demo import make_photos
+from fpcore.builtin.demo_photographs import write_hazy
 from tests.servers import run_seaweedfs
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     """Start SeaweedFS on loopback, upload the demo's photos, dehaze them, verify, stop the server."""
     with tempfile.TemporaryDirectory() as folder, run_seaweedfs(Path(folder) / "server") as server:
         os.environ.update(server.env)
-        make_photos(Path(folder) / "hazy", Path(folder) / "clear")
+        write_hazy(Path(folder) / "hazy", Path(folder) / "clear")
         bucket = server.make_bucket("demo")
         for photo in sorted((Path(folder) / "hazy").iterdir()):
             server.client().put_object(Bucket="demo", Key=f"photos/{photo.name}", Body=photo.read_bytes())

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from tasks.aggregate import aggregate as make_tables
+from tasks.analytics.aggregate import aggregate as make_tables
 
 
 @flow(

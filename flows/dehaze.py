@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import flow
 
+from flows.batch import run_batch
 from flows.execution import Execution
 from flows.hooks import HOOKS
-from flows.pipeline import run_batch
 from tasks.config import RunConfig
 
 

@@ -7,33 +7,17 @@ the report can say how close each result comes to the clear photograph.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import numpy as np
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli import run
+from flows.cli.app import run
+from fpcore.builtin.demo_photographs import write_hazy
 
 DEFAULT = "demo/photos"
-AMOUNTS = (0.35, 0.5, 0.6)
-
-
-def clear_photographs() -> Iterator[tuple[str, np.ndarray]]:
-    """Real photographs that come with scikit-image and scikit-learn: (name, (H, W, 3) uint8)."""
-    from skimage import data
-    from sklearn.datasets import load_sample_image
-
-    yield "astronaut", data.astronaut()
-    yield "chelsea", data.chelsea()
-    yield "coffee", data.coffee()
-    yield "rocket", data.rocket()
-    yield "china", load_sample_image("china.jpg")
-    yield "flower", load_sample_image("flower.jpg")
 
 
 GAINED = {"PSNR hazy": "metrics['psnr_input']", "PSNR dehazed": "metrics['psnr_output']"}, "To the clear photograph, dB"
@@ -41,20 +25,6 @@ SEEN = (
     {"haze seen": "metrics['haze_seen']", "applied": "strength"},
     "Haze seen, 0 to 1, and share of the edit applied",
 )
-
-
-def make_photos(folder: Path, reference: Path) -> None:
-    """Write the clear photographs to ``reference`` and hazy renderings of them to ``folder``."""
-    from fpcore.builtin.rendered_haze import render_haze
-
-    generator = torch.Generator().manual_seed(4)
-    for i, (name, pixels) in enumerate(clear_photographs()):
-        clear = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
-        hazy = render_haze(clear, torch.tensor([AMOUNTS[i % len(AMOUNTS)]]), generator).image[0]
-        for where, picture in ((folder, hazy), (reference, clear[0])):
-            where.mkdir(parents=True, exist_ok=True)
-            array = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(array).save(where / f"{name}.png")
 
 
 def show_results(output: str, measures: dict[str, str], title: str) -> None:
@@ -80,7 +50,7 @@ def main() -> None:
     if source == DEFAULT:
         reference = "demo/clear"
         if not Path(source).is_dir():
-            make_photos(Path(source), Path(reference))
+            write_hazy(Path(source), Path(reference))
     run(
         "dehaze", source, output, {}, {"reference": reference, "max_failed_fraction": 1.0}, as_json=False, verbose=False
     )

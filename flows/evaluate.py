@@ -12,8 +12,8 @@ import duckdb
 from PIL import Image, ImageDraw
 from prefect import flow
 
+from flows.batch import run_batch
 from flows.execution import Execution
-from flows.pipeline import run_batch
 from tasks.config import DehazeVariant, RunConfig
 
 MEASURES = """

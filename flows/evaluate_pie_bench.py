@@ -10,11 +10,11 @@ from typing import Any
 from PIL import Image
 from prefect import flow
 
+from flows.batch import run_batch
 from flows.execution import Execution
-from flows.pipeline import run_batch
 from tasks.config import RunConfig
-from tasks.edit_sheet import SheetRow, edit_sheet
-from tasks.pie_bench import measure_run, published_rows
+from tasks.evaluation.contact_sheet import SheetRow, edit_sheet
+from tasks.evaluation.pie_bench import measure_run, published_rows
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store, read_uri
 
@@ -34,7 +34,7 @@ HEADS = {
     "clip_similarity_target_image": "CLIP whole",
     "clip_similarity_target_image_edit_part": "CLIP edited",
 }
-MOST_ON_SHEET = 24
+MAX_ON_SHEET = 24
 Table = list[dict[str, Any]]
 
 
@@ -152,7 +152,7 @@ def _missing(table: Table) -> str:
 def _sheet(runs: Mapping[str, str]) -> Image.Image:
     """Source | each method, for the first pictures that every method has finished."""
     finished = [_finished(run) for run in runs.values()]
-    keys = sorted(set.intersection(*(set(rows) for rows in finished)))[:MOST_ON_SHEET]
+    keys = sorted(set.intersection(*(set(rows) for rows in finished)))[:MAX_ON_SHEET]
     rows = []
     for key in keys:
         results = [Image.open(io.BytesIO(found[key]["output"]["bytes"])) for found in finished]
@@ -169,6 +169,6 @@ def _finished(run: str) -> dict[str, dict[str, Any]]:
     for shard in sorted(ledger.committed()):
         rows = ledger.read_shard(*shard, columns).to_pylist()
         found |= {row["key"]: row for row in rows if row["status"] == "ok"}
-        if len(found) >= 2 * MOST_ON_SHEET:
+        if len(found) >= 2 * MAX_ON_SHEET:
             break
     return found

@@ -8,7 +8,7 @@ from prefect import Flow, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
 
-from tasks.failures import failure_summary
+from tasks.report.failures import failure_summary
 
 
 def publish_failures(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

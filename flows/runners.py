@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows.execution import Execution
-from tasks import interruption
-from tasks.devices import begin_worker, visible_devices
+from tasks.shard import cancellation as interruption
+from tasks.shard.devices import begin_worker, visible_devices
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from typing import Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 
-from flows.board import Board
+from flows.artifacts import Board
 from flows.execution import Ended, Execution, Incomplete
-from flows.fan_out import fan_out
 from flows.runners import open_runner
+from flows.work_pool import fan_out
 from tasks.config import RunConfig
-from tasks.run_tasks import process
+from tasks.prefect_tasks import process
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tasks.sources import list_photos
+from tasks.photos.sources import list_photos
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flows.demo import clear_photographs
+from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.builtin.rendered_haze import render_haze
 
 

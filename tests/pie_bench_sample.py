@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from flows.demo import clear_photographs
-from fpcore.masks import SIDE, encode_mask
+from fpcore.builtin.demo_photographs import clear_photographs
+from fpcore.evaluation.rle_masks import SIDE, encode_mask
 
 ENTRIES: list[tuple[str, str, str, str, str, tuple[float, float, float, float]]] = [
     # photograph, original, editing, blended words, editing type, box of the mask as shares: left, top, right, bottom

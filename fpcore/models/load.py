@@ -14,7 +14,6 @@ import transformers
 from diffusers import DDIMScheduler
 from huggingface_hub import snapshot_download
 
-import fpcore.builtin
 from fpcore.models.codec import SpaceToDepth
 from fpcore.models.compiled import Compiled
 from fpcore.models.layout import TOKENIZER_FILES, WEIGHT_STEM, Component, Layout, read_layout
@@ -22,6 +21,8 @@ from fpcore.models.memory import Attention, place, set_attention
 from fpcore.models.model import Family, Model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+BUILTIN = Path(__file__).parents[1] / "builtin"
+"""Where the shipped models lie. A path, because how they are trained (``fpcore.builtin``) needs this room, not this that."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -105,7 +106,9 @@ def find_folder(name: str, revision: str | None, variant: str | None, local_file
     if name and Path(name).is_dir():
         return Path(name)
     if not HUB_ID.fullmatch(name):
-        raise ValueError(f"no model {name!r}: give builtin:haze, builtin:scenes, a diffusers folder, or a hub id (owner/name)")
+        raise ValueError(
+            f"no model {name!r}: give builtin:haze, builtin:scenes, a diffusers folder, or a hub id (owner/name)"
+        )
     try:
         return Path(
             snapshot_download(
@@ -120,11 +123,10 @@ def find_folder(name: str, revision: str | None, variant: str | None, local_file
 
 
 def _builtin_folder(name: str) -> Path:
-    package = Path(next(iter(fpcore.builtin.__path__)))
-    shipped = sorted(f"builtin:{folder.parent.name}" for folder in package.glob("*/unet"))
+    shipped = sorted(f"builtin:{folder.parent.name}" for folder in BUILTIN.glob("*/unet"))
     if name not in shipped:
         raise ValueError(f"there is no {name}; this installation has {', '.join(shipped) or 'no built-in model'}")
-    return package / name.removeprefix("builtin:")
+    return BUILTIN / name.removeprefix("builtin:")
 
 
 def hub_files(variant: str | None) -> list[str]:

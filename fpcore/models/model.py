@@ -12,7 +12,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 Family = Literal["builtin", "sd1", "sd2", "sdxl"]
-MOST_CACHED_PROMPTS = 512
+MAX_CACHED_PROMPTS = 512
 VAE_PIXELS = 8 * 512 * 512
 """Pixels that go through a VAE at once: it keeps its GPU busy with few, and takes gigabytes for more."""
 
@@ -70,7 +70,7 @@ class Model:
     Args:
         name: as the user gave it.
         family: which layout and conditioning it has.
-        scheduler: a ``DDIMScheduler`` with the model's own noise schedule; see ``fpcore.schedule``.
+        scheduler: a ``DDIMScheduler`` with the model's own noise schedule; see ``fpcore.inversion.schedule``.
         device: where ``predict`` computes.
         digest: SHA-256 (hex) of the files it was loaded from.
         zero_null_text: SDXL's ``force_zeros_for_empty_prompt``: the null text "" is embedded as zeros.
@@ -170,7 +170,7 @@ class Model:
             prompts: texts; "" is the null text. Words past the encoder's length are cut off, with a warning.
             size: (height, width) told to SDXL in its time ids; the model's own size if not given.
         """
-        if len(self._prompts) > MOST_CACHED_PROMPTS:
+        if len(self._prompts) > MAX_CACHED_PROMPTS:
             self._prompts.clear()
         found = {prompt: self._prompts.get(prompt) or self._embed(prompt) for prompt in dict.fromkeys(prompts)}
         self._prompts.update(found)

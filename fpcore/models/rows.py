@@ -11,7 +11,7 @@ from fpcore.models.sizing import size_multiple
 
 CPU_POSITIONS = 1024
 """Latent positions in a batch past which a processor gains nothing more: 16 rows of 8 × 8, one of 32 × 32."""
-MOST_ROWS = 32
+MAX_ROWS = 32
 """Rows past which a GPU gains nothing more."""
 SPARE = 0.2
 """Share of the free memory that is left alone."""
@@ -36,7 +36,7 @@ def auto_batch_size(model: Model, height: int, width: int) -> int:
 def rows_that_fit(free: int, two: int, each: int) -> int:
     """The power of two up to ``MOST_ROWS`` whose rows fit into ``free`` bytes; two rows take ``two``, each more ``each``."""
     fit = 2 + int(((1 - SPARE) * free - two) // max(1, each))
-    return 1 << (min(max(1, fit), MOST_ROWS).bit_length() - 1)
+    return 1 << (min(max(1, fit), MAX_ROWS).bit_length() - 1)
 
 
 def _peak_bytes(model: Model, shape: tuple[int, int, int], rows: int) -> int:

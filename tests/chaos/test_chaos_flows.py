@@ -34,7 +34,7 @@ def context(
     for name, value in seaweedfs.env.items():
         monkeypatch.setenv(name, value)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.cli", "tasks.process"])
+    context.set_forkserver_preload(["flows.cli.app", "tasks.shard.process"])
     return context
 
 

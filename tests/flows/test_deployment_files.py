@@ -15,7 +15,7 @@ from prefect.utilities.importtools import import_object
 from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import ValidationError
 
-from flows.orchestration import server_environment
+from flows.cli.server import server_environment
 from flows.provision import filled_deployments
 
 ROOT = Path(__file__).parent.parent.parent

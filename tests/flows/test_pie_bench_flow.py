@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from flows.cli import app
-from fpcore.perceptual import squeezenet_features
-from fpcore.pie_bench import METRICS, PUBLISHED
+from fpcore.evaluation.perceptual import squeezenet_features
+from fpcore.evaluation.pie_bench import METRICS, PUBLISHED
 from tests.pie_bench_sample import ENTRIES, write_sample
 from tests.tiny_models import tiny_sd1
 

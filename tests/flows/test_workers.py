@@ -166,7 +166,7 @@ def test_a_limit_or_deployment_that_does_not_exist_is_refused_by_name(prefect_ap
 
 def test_a_limit_lets_no_more_shards_run_than_it_has_slots(prefect_api: str, tmp_path: Path) -> None:
     """Three threads want the one slot of a limit; no two hold it at one time."""
-    from tasks import run_tasks
+    from tasks import prefect_tasks
 
     ensure_limit("one-at-a-time", 1)
     inside, most, lock = [0], [0], threading.Lock()
@@ -180,16 +180,16 @@ def test_a_limit_lets_no_more_shards_run_than_it_has_slots(prefect_api: str, tmp
             inside[0] -= 1
         return {}
 
-    original, run_tasks.process_shard = run_tasks.process_shard, shard  # type: ignore[assignment]
+    original, prefect_tasks.process_shard = prefect_tasks.process_shard, shard  # type: ignore[assignment]
     try:
         arguments = ("out", None, 1, 0, None, 60, "one-at-a-time")
-        threads = [threading.Thread(target=run_tasks.process.fn, args=arguments) for _ in range(3)]
+        threads = [threading.Thread(target=prefect_tasks.process.fn, args=arguments) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
     finally:
-        run_tasks.process_shard = original
+        prefect_tasks.process_shard = original
     assert most == [1]
     with get_client(sync_client=True) as client:
         assert client.read_global_concurrency_limit_by_name("one-at-a-time").active_slots == 0

@@ -3,8 +3,8 @@
 import torch
 from diffusers import DDIMScheduler
 
-from fpcore.analytic import GaussianMixture
-from fpcore.schedule import Schedule
+from fpcore.inversion.gaussian_mixture import GaussianMixture
+from fpcore.inversion.schedule import Schedule
 
 
 def sd_schedule(count: int, prediction: str = "epsilon", spacing: str = "leading") -> Schedule:

@@ -8,13 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 import fpcore.builtin
-from flows.demo import clear_photographs
-from fpcore.invert import invert
-from fpcore.methods import method
-from fpcore.metrics import psnr
+from fpcore.builtin.demo_photographs import clear_photographs
+from fpcore.evaluation.metrics import psnr
+from fpcore.inversion.invert import invert
+from fpcore.inversion.methods import method
+from fpcore.inversion.sample import sample
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.load import load_model
-from fpcore.sample import sample
-from fpcore.schedule import Schedule
 
 
 def samples(prompt: str, guidance_scale: float = 3.0, count: int = 4) -> Tensor:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fpcore.invert import invert
-from fpcore.methods import method
+from fpcore.inversion.invert import invert
+from fpcore.inversion.methods import method
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.load import load_model
-from fpcore.schedule import Schedule
 from tests.tiny_models import tiny_sd1
 
 SEED = 9

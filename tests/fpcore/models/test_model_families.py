@@ -7,12 +7,12 @@ import transformers
 from accelerate import init_empty_weights
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from fpcore.invert import invert
-from fpcore.methods import method
+from fpcore.inversion.invert import invert
+from fpcore.inversion.methods import method
+from fpcore.inversion.sample import sample
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.layout import read_layout
 from fpcore.models.load import detect_family, load_model
-from fpcore.sample import sample
-from fpcore.schedule import Schedule
 from tests.tiny_models import PUBLISHED
 
 FAMILIES = ["sd1", "sd2", "sdxl", "sd1-tiny-vae"]

@@ -11,9 +11,9 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-import fpcore.builtin
 from fpcore.builtin.text import build_text_encoder, build_tokenizer
 from fpcore.builtin.train import build_scheduler
+from fpcore.models import load
 from fpcore.models.codec import SpaceToDepth
 from fpcore.models.layout import read_layout
 from fpcore.models.load import hub_files, load_model, pick_device
@@ -60,7 +60,7 @@ def built_in(folder):
 
 def test_built_in_layout(tmp_path, monkeypatch):
     built_in(tmp_path / "haze")
-    monkeypatch.setattr(fpcore.builtin, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(load, "BUILTIN", tmp_path)
     model = load_model("builtin:haze", device="cpu")
     assert (model.family, model.image_size, model.dtype) == ("builtin", (32, 32), torch.float32)
     assert model.latent_shape(32, 32) == (48, 8, 8)
@@ -74,7 +74,7 @@ def test_built_in_layout(tmp_path, monkeypatch):
 
 def test_unknown_names(tmp_path, monkeypatch):
     built_in(tmp_path / "haze")
-    monkeypatch.setattr(fpcore.builtin, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(load, "BUILTIN", tmp_path)
     with pytest.raises(ValueError, match=r"there is no builtin:fog; this installation has builtin:haze"):
         load_model("builtin:fog")
     with pytest.raises(ValueError, match=r"there is no builtin:\.\./haze"):

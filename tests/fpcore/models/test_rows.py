@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fpcore.halving import Halving
+from fpcore.inversion.oom import OOMBackoff
 from fpcore.models.compiled import Compiled
 from fpcore.models.load import load_model
-from fpcore.models.rows import MOST_ROWS, auto_batch_size, rows_that_fit
+from fpcore.models.rows import MAX_ROWS, auto_batch_size, rows_that_fit
 from tests.tiny_models import tiny_sd1
 
 
@@ -20,7 +20,7 @@ def test_a_processor_gets_few_rows_of_large_latents_and_many_of_small_ones(tmp_p
     assert auto_batch_size(stable, 64, 64) == 16
 
 
-@pytest.mark.parametrize(("free", "two", "each", "rows"), [(100, 10, 5, 16), (100, 10, 1, MOST_ROWS), (10, 20, 9, 1)])
+@pytest.mark.parametrize(("free", "two", "each", "rows"), [(100, 10, 5, 16), (100, 10, 1, MAX_ROWS), (10, 20, 9, 1)])
 def test_rows_fill_what_is_free_but_for_a_fifth(free: int, two: int, each: int, rows: int) -> None:
     assert rows_that_fit(free, two, each) == rows
     assert rows == 1 or two + (rows - 2) * each <= 0.8 * free
@@ -75,7 +75,7 @@ def test_rows_that_do_not_fit_are_not_filled_up_again() -> None:
             return (z,)
 
     compiled.compiled = Limited()
-    halving = Halving(lambda z, t, image: compiled(z, t, z, None)[0])
+    halving = OOMBackoff(lambda z, t, image: compiled(z, t, z, None)[0])
     halving(torch.randn(8, 3), torch.arange(8), torch.arange(8))
     halving(torch.randn(2, 5), torch.arange(2), torch.arange(2))
     fits[0] = 4

@@ -1,0 +1,63 @@
+"""What every batch flow does: plan, process the open shards a window at a time, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_client, get_run_logger
+from prefect.exceptions import ObjectNotFound
+
+from flows.artifacts import Board
+from flows.execution import Execution, Incomplete, TooManyFailures
+from flows.shards import process_shards
+from tasks.config import RunConfig
+from tasks.prefect_tasks import plan, report
+from tasks.shard.progress import PROGRESS
+from tasks.store.ledger import Ledger, RunStatus
+from tasks.store.objects import open_store
+
+
+def run_batch(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
+    """Finish the open shards of earlier plans, plan what is new, finish that, report.
+
+    Raises TooManyFailures or Incomplete after everything that can be done is done.
+    """
+    _require_limit(execution.concurrency_limit)
+    planned = plan(source, output, config, execution.allow_http)
+    ledger = Ledger(open_store(output))
+    todo = ledger.open_shards()
+    get_run_logger().info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
+    left = planned["planned"] - planned["committed"]
+    PROGRESS.add("expected", left)
+    board = Board(output, expected=left)
+    errors = process_shards(todo, output, config, execution, board)
+    status, summary = ledger.status(), board.close()
+    if board.done:
+        board.publish(report(output)["markdown"] if execution.report else None)
+    _judge(status, errors, execution.max_failed_fraction)
+    return {**vars(status), **summary}
+
+
+def _require_limit(name: str | None) -> None:
+    """A limit that does not exist would not be enforced by Prefect: refuse to run without it."""
+    if name is None:
+        return
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            raise ValueError(
+                f"there is no global concurrency limit {name}: make it by 'fixpoint setup --limit {name} --slots N'"
+            ) from None
+
+
+def _judge(status: RunStatus, errors: list[str], max_failed_fraction: float) -> None:
+    if errors:
+        raise Incomplete(
+            f"{status.open_shards} shards are open, run the same command again to go on. First error: {errors[0]}"
+        )
+    if status.committed and status.failed / status.committed > max_failed_fraction:
+        raise TooManyFailures(
+            f"{status.failed} of {status.committed} photos failed, more than the {max_failed_fraction:.0%} allowed; "
+            "the report and the rows with status 'failed' say why"
+        )

@@ -1,0 +1,5 @@
+"""The command ``fixpoint``."""
+
+from flows.cli.app import main
+
+__all__ = ["main"]

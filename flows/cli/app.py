@@ -1,0 +1,226 @@
+"""The command ``fixpoint``. Exit codes: 0 all done, 2 usage, 3 incomplete, 4 too many photos failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import evaluate, inspect, server
+from flows.cli.terminal import (
+    INCOMPLETE,
+    USAGE,
+    AsJson,
+    Execute,
+    Model,
+    Output,
+    Set,
+    Source,
+    Verbose,
+    console,
+    plain_errors,
+    progress_bar,
+    settings_of,
+    stop,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Fixed-point diffusion inversion, editing and dehazing of photographs by the hundred thousand.",
+)
+
+
+def run(
+    operation: str,
+    source: str,
+    output: str,
+    settings: dict[str, Any],
+    execution: dict[str, Any],
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Run a flow in this process, with an embedded Prefect unless PREFECT_API_URL names a server."""
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from prefect import tags
+
+        from flows.execution import Execution
+        from flows.operations import FLOWS
+        from tasks.config import RunConfig
+
+        config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
+        with tags("fixpoint"):
+            summary = FLOWS[operation](source, output, config, Execution(**execution))
+    show_summary(output, summary, as_json)
+
+
+def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
+    """What came of a run."""
+    if as_json:
+        typer.echo(json.dumps({"output": output, **summary}))
+        return
+    if not summary["processed"]:
+        console.print(f"Nothing new: all {summary['planned']} photos are done.", highlight=False)
+    else:
+        console.print(
+            f"[bold]{summary['processed']}[/] photos processed, {summary['ok']} of {summary['planned']} fine in all, "
+            f"{summary['failed']} failed.",
+            highlight=False,
+        )
+    folder = output.rstrip("/")
+    console.print(f"Pictures: {folder}/images   Report: {folder}/report/index.html", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def dehaze(
+    source: Source,
+    output: Output,
+    model: Model = "builtin:haze",
+    variant: Annotated[
+        str | None, typer.Option(help="graded, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--method", help="an inversion method, or dcp: the dark channel prior")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
+    strength: Annotated[float | None, typer.Option(help="share of the edit to apply, 0 to 1")] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="folder of region masks under the same names (or .png): white is dehazed")
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="folder of depth maps under the same names (or .png), white far: prior-weighted")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images in flight on the device; 0 = automatic")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")
+    ] = None,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
+    set_: Set = None,
+    execute: Execute = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Dehaze photos: invert each under haze, regenerate it clear, at the photo's own resolution."""
+    if baseline == "dcp":
+        variant, baseline = "dcp", None
+    settings = settings_of(
+        set_, pretrained_model_name_or_path=model, dehaze_variant=variant, method=baseline, num_inference_steps=steps,
+        tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
+        mask_folder=masks, depth_folder=depth,
+    )  # fmt: skip
+    execution = settings_of(execute, reference=reference, max_failed_fraction=max_failed, report=report)
+    run("dehaze", source, output, settings, execution, as_json, verbose)
+
+
+@app.command()
+def edit(
+    source: Source,
+    output: Output,
+    prompt: Annotated[str | None, typer.Option(help="what the photos show; a manifest may say it per photo")] = None,
+    target: Annotated[str | None, typer.Option(help="what they are to show")] = None,
+    model: Model = "builtin:scenes",
+    guidance: Annotated[str, typer.Option(help="none, nti, npi, direct-inversion")] = "none",
+    guidance_scale: Annotated[float, typer.Option(help="classifier-free guidance weight w")] = 7.5,
+    method: Annotated[str | None, typer.Option(help="inversion method")] = None,
+    steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
+    blend: Annotated[
+        str | None, typer.Option(help="blend around a word of either prompt, 'cat dog'; the second is amplified")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(help="refine, replace (word by word) or remove")] = None,
+    cross_replace: Annotated[float | None, typer.Option(help="share of the steps with the source's attention")] = None,
+    self_replace: Annotated[float | None, typer.Option(help="the same for self-attention")] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="a black and white picture: only what is white there changes")
+    ] = None,
+    reweight: Annotated[str | None, typer.Option(help="weights of target words, 'snow=2, sky=0.5'")] = None,
+    attention_maps: Annotated[
+        bool, typer.Option(help="keep what each word attends to; see 'fixpoint attention'")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    set_: Set = None,
+    execute: Execute = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Edit photos by words: Prompt-to-Prompt on fixed-point inversions.
+
+    A manifest may give each photo its own prompt, target_prompt, blended_word, mask, seed, tokens, cross_replace,
+    self_replace, blend_start, blend_threshold, amplify and reweight.
+    """
+    settings = settings_of(
+        set_, pretrained_model_name_or_path=model, prompt=prompt, target_prompt=target, guidance=guidance,
+        guidance_scale=guidance_scale, method=method, num_inference_steps=steps, blended_word=blend, tokens=tokens,
+        cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
+        seed=seed, mask=mask_runs(mask),
+    )  # fmt: skip
+    execution = settings_of(execute, max_failed_fraction=max_failed)
+    run("edit", source, output, settings, execution, as_json, verbose)
+
+
+@app.command()
+def invert(
+    source: Source,
+    output: Output,
+    prompt: Annotated[str | None, typer.Option(help="what the photos show; a manifest may say it per photo")] = None,
+    model: Model = "builtin:haze",
+    method: Annotated[str | None, typer.Option(help="inversion method")] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    set_: Set = None,
+    execute: Execute = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Invert photos to latents in the shards, with every step's losses; regenerates each as a proof."""
+    settings = settings_of(
+        set_,
+        pretrained_model_name_or_path=model,
+        prompt=prompt,
+        method=method,
+        num_inference_steps=steps,
+        tolerance=tolerance,
+    )
+    execution = settings_of(execute, max_failed_fraction=max_failed)
+    run("invert", source, output, settings, execution, as_json, verbose)
+
+
+def mask_runs(picture: str | None) -> list[int] | None:
+    """The runs of pixels that a mask picture lets change."""
+    if picture is None:
+        return None
+    from tasks.photos.sources import read_mask
+
+    with plain_errors():
+        try:
+            return read_mask(picture)
+        except OSError as error:
+            stop(USAGE, f"the mask cannot be read: {error}")
+
+
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(inspect.app)
+app.add_typer(server.app)
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on where this one left off.")
+        sys.exit(INCOMPLETE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The commands ``fixpoint evaluate``: the field's protocols."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from flows.cli.terminal import AsJson, Model, Output, Set, console, plain_errors, progress_bar, settings_of
+
+app = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")
+
+
+@app.command()
+def reside(
+    data: Annotated[str, typer.Argument(help="folder with hazy/ and gt/ (RESIDE SOTS)")],
+    output: Output,
+    variants: Annotated[
+        str, typer.Option(help="comma-separated; the first is also run on the clear side")
+    ] = "graded,dcp",
+    real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
+    model: Model = "builtin:haze",
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hazy pairs against their truth, the clear side against itself, the round trip, real haze."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.evaluate import evaluate_reside, markdown
+        from tasks.config import RunConfig
+
+        config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
+        rows = evaluate_reside(data, output, config, variants.split(","), real)  # type: ignore[arg-type]  # the flow checks the names
+    typer.echo(json.dumps(rows) if as_json else markdown(rows))
+
+
+@app.command("pie-bench")
+def pie_bench(
+    data: Annotated[str, typer.Argument(help="PIE-Bench: a folder with mapping_file.json and annotation_images/")],
+    output: Annotated[str, typer.Argument(help="folder that runs, tables and the sheet go to")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="built-in, diffusers folder or hub id")
+    ] = "builtin:scenes",
+    methods: Annotated[
+        str, typer.Option(help="comma-separated inversion methods")
+    ] = "ddim,intra-path,inter-path,certified",
+    guidance: Annotated[str, typer.Option(help="comma-separated: none, nti, npi, direct-inversion")] = "none",
+    guidance_scale: Annotated[float, typer.Option(help="classifier-free guidance weight w")] = 7.5,
+    steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
+    lpips: Annotated[str | None, typer.Option(help="SqueezeNet 1.1, safetensors, torchvision's names")] = None,
+    dino: Annotated[str | None, typer.Option(help="folder of facebook/dino-vitb8")] = None,
+    clip: Annotated[str | None, typer.Option(help="folder of openai/clip-vit-large-patch14")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="any other setting, as name=value")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")] = False,
+) -> None:
+    """The seven measures of PIE-Bench for every method and guidance mode, beside the published figures."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.evaluate_pie_bench import evaluate_pie_bench, markdown
+        from tasks.config import RunConfig
+
+        given = settings_of(set_, pretrained_model_name_or_path=model, guidance_scale=guidance_scale)
+        config = RunConfig(**{"operation": "edit", "seed": 1234, "num_inference_steps": steps, **given})
+        judges = {"lpips": lpips, "dino": dino, "clip": clip}
+        table = evaluate_pie_bench(data, output, config, methods.split(","), guidance.split(","), judges)
+    typer.echo(json.dumps(table) if as_json else markdown(table))

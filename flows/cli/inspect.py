@@ -1,0 +1,195 @@
+"""The commands that look and sum up: at a model, at a source, at the output of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli.terminal import INCOMPLETE, USAGE, AsJson, Model, Output, Source, console, plain_errors
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="built-in, folder or hub id")] = "builtin:haze", as_json: AsJson = False
+) -> None:
+    """Does this model load, what is it, what does it cost, what to change."""
+    from dataclasses import asdict
+
+    from fpcore.models.doctor import examine
+
+    found = asdict(examine(model))
+    if as_json:
+        typer.echo(json.dumps(found, default=str))
+    else:
+        table = Table(show_header=False, box=None)
+        for name, value in found.items():
+            table.add_row(
+                name.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            )
+        Console().print(table)
+    raise typer.Exit(0 if found.get("loads") else USAGE)
+
+
+@app.command()
+def analyze(
+    source: Source,
+    output: Output,
+    model: Model = "builtin:haze",
+    steps: Annotated[int, typer.Option(help="DDIM steps")] = 50,
+    photos: Annotated[int, typer.Option(help="photos looked at")] = 8,
+    seed: Annotated[int, typer.Option(help="seed of the perturbations")] = 0,
+) -> None:
+    """How the fixed-point iteration behaves on a model: rates, trajectories, intra against inter; figures and Parquet."""
+    from tasks.evaluation.convergence import analyze as run_analysis
+
+    with plain_errors():
+        typer.echo(
+            json.dumps(
+                run_analysis(
+                    source,
+                    output,
+                    pretrained_model_name_or_path=model,
+                    num_inference_steps=steps,
+                    photos=photos,
+                    seed=seed,
+                )
+            )
+        )
+
+
+@app.command()
+def status(output: Output, as_json: AsJson = False) -> None:
+    """How far a run has come, from its commits alone."""
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+
+    with plain_errors():
+        counts = Ledger(open_store(output)).status()
+    if as_json:
+        typer.echo(json.dumps({**vars(counts), "complete": counts.complete}))
+    else:
+        table = Table(show_header=False, box=None)
+        for name, value in vars(counts).items():
+            table.add_row(name.replace("_", " "), str(value))
+        Console().print(table)
+    raise typer.Exit(0 if counts.complete else INCOMPLETE)
+
+
+@app.command()
+def verify(output: Output, as_json: AsJson = False) -> None:
+    """Read everything back and name whatever is missing, double or damaged."""
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+    from tasks.store.verify import verify as find_problems
+
+    with plain_errors():
+        problems = list(find_problems(Ledger(open_store(output))))
+    if as_json:
+        typer.echo(json.dumps({"problems": [vars(p) for p in problems]}))
+    for problem in [] if as_json else problems:
+        Console().print(f"[red]{problem}[/]", highlight=False)
+    if not problems and not as_json:
+        Console().print("Everything planned is there, once, and undamaged.")
+    raise typer.Exit(INCOMPLETE if problems else 0)
+
+
+@app.command()
+def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; otherwise only list")] = False) -> None:
+    """List, or remove, what crashed attempts left behind. Never while a run writes there."""
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+    from tasks.store.verify import gc as collect
+
+    with plain_errors():
+        leftovers = collect(Ledger(open_store(output)), dry_run=not delete)
+    for entry in leftovers:
+        typer.echo(entry.key)
+    console.print(
+        f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False
+    )
+
+
+@app.command()
+def plan(
+    source: Source,
+    output: Output,
+    like: Annotated[str | None, typer.Option(help="output of a run to take time and storage a photo from")] = None,
+    photos: Annotated[int | None, typer.Option(min=1, help="size for so many photos instead of those there")] = None,
+    gpus: Annotated[str, typer.Option(help="comma-separated numbers of GPUs to size for")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Dry run: what a run would do, without doing it; with --like also how long it takes and what it stores."""
+    from tasks.estimate import estimate, measure, sizing
+
+    with plain_errors():
+        answer = estimate(source, output)
+        rates = measure(like) if like else None
+        devices = [int(n) for n in gpus.split(",")]
+    rows = sizing(rates, photos or answer["photos"], devices) if rates else []
+    if as_json:
+        typer.echo(json.dumps({**answer, **({"sizing": rows} if rows else {})}))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in answer.items():
+        table.add_row(name.replace("_", " "), str(value))
+    Console().print(table)
+    if rows:
+        sizes = Table(*(name.replace("_", " ") for name in rows[0]))
+        for row in rows:
+            sizes.add_row(*(f"{value:,}" for value in row.values()))
+        Console().print(sizes)
+
+
+@app.command()
+def aggregate(
+    outputs: Annotated[list[str], typer.Argument(help="outputs of runs")],
+    destination: Annotated[str, typer.Option(help="where the tables go")],
+) -> None:
+    """Analytics tables (steps, images, runs, summary) from committed shards; a second call reads only what is new."""
+    from tasks.analytics.aggregate import aggregate as make_tables
+
+    with plain_errors():
+        summary = make_tables(outputs, destination)
+    typer.echo(json.dumps(vars(summary), default=str))
+
+
+@app.command()
+def report(
+    outputs: Annotated[list[str], typer.Argument(help="one output, or several to put side by side")],
+    destination: Annotated[str | None, typer.Option(help="where report/ goes; the first output if left out")] = None,
+) -> None:
+    """Write report/index.html, report.md and report.json."""
+    from tasks.report.page import write_report
+
+    with plain_errors():
+        write_report(outputs, destination)
+    typer.echo(f"{destination or outputs[0]}/report/index.html")
+
+
+@app.command()
+def settings() -> None:
+    """Every setting of a run, with its default."""
+    from tasks.config import RunConfig
+
+    table = Table("name", "default", "meaning")
+    for name, field in RunConfig.model_fields.items():
+        table.add_row(name, str(field.default), field.description)
+    Console().print(table)
+
+
+@app.command()
+def attention(
+    output: Annotated[str, typer.Argument(help="output of an edit that kept its --attention-maps")],
+    folder: Annotated[str, typer.Argument(help="folder that the pictures go to, one PNG a photo")],
+) -> None:
+    """Write what each word of the prompts attends to as pictures."""
+    with plain_errors():
+        from tasks.report.attention_export import export_attention
+
+        typer.echo(f"{export_attention(output, folder)} pictures in {folder}")

@@ -1,0 +1,147 @@
+"""Commands for operations: a Prefect server, its pools and limits, deployments, and serving without a worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.terminal import console, settings_of
+
+app = typer.Typer()
+LIMIT = "fixpoint-gpu"
+"""Global concurrency limit: shards computed at one time, over all runs."""
+
+Cron = Annotated[str | None, typer.Option(help="when to run, as a cron line, for instance '0 2 * * *'")]
+Zone = Annotated[str, typer.Option(help="time zone of the cron line")]
+SourceOption = Annotated[str, typer.Option(help="photos that a scheduled run works on")]
+OutputOption = Annotated[str, typer.Option(help="where a scheduled run's results go")]
+
+
+class PoolType(StrEnum):
+    """Where a work pool's flow runs live."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
+
+
+def server_environment(host: str, port: int, url: str | None = None) -> dict[str, str]:
+    """Settings of a Prefect server on a port: the pages must be told the API's address, or they ask port 4200."""
+    api = f"{(url or f'http://{host}:{port}').rstrip('/')}/api"
+    return {
+        "PREFECT_SERVER_API_HOST": host,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_API_URL": api,
+        "PREFECT_API_URL": api,
+    }
+
+
+@app.command()
+def server(
+    port: Annotated[int, typer.Option(help="port of the API and the pages")] = 4200,
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 for other machines")] = "127.0.0.1",
+    url: Annotated[str | None, typer.Option(help="address browsers and workers use, if another")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="postgresql+asyncpg://… for several workers; SQLite else")
+    ] = None,
+) -> None:
+    """Start a Prefect server, pages and API on the port named, telemetry off. Ends with Ctrl-C."""
+    if host == "0.0.0.0" and url is None:  # noqa: S104
+        raise typer.BadParameter("listening on every address needs --url: the address that browsers and workers use")
+    environment = os.environ | server_environment(host, port, url)
+    if database is not None:
+        environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+    console.print(
+        f"Elsewhere:  export PREFECT_API_URL={environment['PREFECT_API_URL']}", highlight=False, soft_wrap=True
+    )
+    os.execve(sys.executable, [sys.executable, "-m", "prefect", "server", "start"], environment)  # noqa: S606
+
+
+@app.command()
+def setup(
+    kind: Annotated[PoolType, typer.Option("--type", help="where flow runs live")] = PoolType.PROCESS,
+    gpus: Annotated[int, typer.Option(min=1, help="flow runs of the GPU pool at one time")] = 1,
+    pool: Annotated[str, typer.Option(help="pool of the runs that plan, follow and report")] = "fixpoint",
+    gpu_pool: Annotated[str, typer.Option(help="pool of the runs that compute a share")] = "fixpoint-gpu",
+    limit: Annotated[str, typer.Option(help="global concurrency limit on shards at one time")] = LIMIT,
+    slots: Annotated[int | None, typer.Option(min=1, help="slots of that limit; twice --gpus if left out")] = None,
+) -> None:
+    """Make, or bring up to date, the two work pools, the concurrency limit and the watch over lost runs."""
+    from flows.provision import ensure_limit, ensure_pool, ensure_watch
+
+    ensure_pool(pool, kind, None, gpu=False)
+    ensure_pool(gpu_pool, kind, gpus, gpu=True)
+    ensure_limit(limit, slots or 2 * gpus)  # a shard in work, and one that is read or written, for each
+    ensure_watch()
+    console.print(f"Pools {pool} and {gpu_pool} ({kind}, {gpus} at a time); limit {limit}: {slots or 2 * gpus}.")
+    console.print(f"Workers:  prefect worker start --pool {pool}   and   prefect worker start --pool {gpu_pool}")
+
+
+@app.command()
+def deploy(
+    source: SourceOption,
+    output: OutputOption,
+    cron: Cron = "0 2 * * *",
+    timezone: Zone = "UTC",
+    pool: Annotated[str, typer.Option(help="work pool of the flows")] = "fixpoint",
+    gpu_pool: Annotated[str, typer.Option(help="work pool of the shares of a run")] = "fixpoint-gpu",
+    image: Annotated[str | None, typer.Option(help="container image, for docker and kubernetes pools")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="setting of the nightly run, as name=value")] = None,
+    execute: Annotated[
+        list[str] | None, typer.Option("--execution", help="execution of the nightly run, e.g. runner=work-pool")
+    ] = None,
+) -> None:
+    """Create the deployments of deployments/prefect.yaml: dehaze every night, the other flows on demand."""
+    from flows.provision import filled_deployments
+
+    config, execution = settings_of(set_), settings_of(execute)
+    content = filled_deployments(files("deployments").joinpath("prefect.yaml").read_text(), config, execution, image)
+    environment = os.environ | {
+        "FIXPOINT_SOURCE": source,
+        "FIXPOINT_OUTPUT": output,
+        "FIXPOINT_CRON": cron or "",
+        "FIXPOINT_TIMEZONE": timezone,
+        "FIXPOINT_POOL": pool,
+        "FIXPOINT_GPU_POOL": gpu_pool,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(content)
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+@app.command()
+def serve(
+    source: SourceOption,
+    output: OutputOption,
+    cron: Cron = None,
+    timezone: Zone = "UTC",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="setting of the scheduled run, as name=value")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="runs at one time")] = 1,
+) -> None:
+    """One process for everything: schedule, form in the pages, and the runs themselves. No worker, no pool."""
+    from prefect import serve as serve_flows
+    from prefect.schedules import Cron as CronSchedule
+
+    from flows.aggregate import aggregate
+    from flows.operations import FLOWS
+
+    parameters: dict[str, Any] = {"source": source, "output": output}
+    if settings := settings_of(set_):
+        parameters["config"] = settings
+    schedule = CronSchedule(cron, timezone=timezone) if cron else None
+    served: list[Any] = [
+        FLOWS["dehaze"].to_deployment("served", parameters=parameters, schedule=schedule, tags=["served"]),
+        *(FLOWS[name].to_deployment("served", tags=["served"]) for name in ("edit", "invert")),
+        aggregate.to_deployment("served", tags=["served"]),
+    ]
+    serve_flows(*served, limit=limit)

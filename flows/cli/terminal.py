@@ -1,0 +1,110 @@
+"""What the commands share: exit codes, arguments, errors as sentences, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
+
+Source = Annotated[
+    str, typer.Argument(help="folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)")
+]
+Output = Annotated[str, typer.Argument(help="folder or s3:// prefix that the results go to")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="builtin:haze, builtin:scenes, a diffusers folder, or a hub id")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="any other setting, as name=value; see 'fixpoint settings'")
+]
+Execute = Annotated[
+    list[str] | None,
+    typer.Option("--execution", help="how it is carried out, as name=value: runner=process workers=4 …"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
+
+
+def stop(code: int, message: str) -> NoReturn:
+    """Say what is wrong in one plain sentence and leave."""
+    console.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that users can mend become a sentence and an exit code."""
+    from prefect.exceptions import ParameterTypeError
+
+    from flows.execution import Incomplete, TooManyFailures
+    from tasks.store.errors import StoreError
+
+    try:
+        yield
+    except ValidationError as error:
+        stop(USAGE, "; ".join(f"{'.'.join(map(str, e['loc'])) or 'setting'}: {e['msg']}" for e in error.errors()))
+    except Incomplete as error:
+        stop(INCOMPLETE, str(error))
+    except TooManyFailures as error:
+        stop(TOO_MANY, str(error))
+    except (StoreError, ValueError, ParameterTypeError) as error:
+        stop(USAGE, str(error))
+
+
+def settings_of(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
+    """The options given, and ``name=value`` pairs with values read as JSON where they are JSON."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    for pair in pairs or []:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            stop(USAGE, f"--set and --execution take name=value, not {pair!r}")
+        try:
+            settings[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            settings[name.replace("-", "_")] = text
+    return settings
+
+
+@contextmanager
+def progress_bar(shown: bool) -> Iterator[None]:
+    """A bar that follows this process's counts until the block ends."""
+    from threading import Event, Thread
+
+    from tasks.shard.progress import PROGRESS
+
+    PROGRESS.clear()
+    if not shown:
+        yield
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    finished = Event()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def follow() -> None:
+            while not finished.wait(0.2):
+                expected, failed = PROGRESS.get("expected"), PROGRESS.get("failed")
+                note = f"photos, [red]{failed} failed[/]" if failed else "photos"
+                bar.update(task, completed=PROGRESS.get("photos"), total=expected or None, description=note)
+
+        thread = Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()

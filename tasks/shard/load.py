@@ -1,0 +1,79 @@
+"""From a planned row to a decoded photograph, or to the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.photos.decode import Photo, PhotoLimits, decode_photo
+from tasks.photos.formats import PhotoError
+from tasks.photos.sidecars import Grey, read_sidecar, resized
+from tasks.store.errors import StoreError
+from tasks.store.objects import read_uri
+
+
+@dataclass
+class Loaded:
+    """A planned row on its way through the shard. ``error`` (code, sentence) once something is wrong with it."""
+
+    planned: dict[str, Any]
+    image_id: str | None = None
+    source_size: int | None = None
+    photo: Photo | None = None
+    small: npt.NDArray[np.float32] | None = None
+    """(3, h, w) in [0, 1]: the photo at the model's size."""
+    darkest: float = 0.0
+    """In [0, 1], of the photo at its own size (``fpcore.dehazing.haze_density.darkest_value``)."""
+    mask: Grey | None = None
+    """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
+    depth: Grey | None = None
+    error: tuple[str, str] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    """Further columns of the committed row."""
+
+    def fail(self, code: str, message: str) -> None:
+        """Give up on this photo; its neighbours go on."""
+        self.error = (code, message)
+        self.photo = self.small = self.mask = self.depth = None
+
+
+def load(
+    planned: dict[str, Any],
+    limits: PhotoLimits,
+    *,
+    allow_http: bool = False,
+    masks: str | None = None,
+    depths: str | None = None,
+) -> Loaded:
+    """Read and decode one photo, its mask and its depth map where folders of them are given.
+
+    Whatever is wrong becomes the photo's ``error``.
+
+    Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
+    """
+    loaded, started = Loaded(planned), perf_counter()
+    try:
+        data = read_uri(planned["uri"], allow_http=allow_http)
+        loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
+        photo = decode_photo(data, limits)
+        if masks is not None:
+            loaded.mask = resized(read_sidecar(masks, planned["key"], "mask", limits), photo.size)
+        if depths is not None:
+            loaded.depth = read_sidecar(depths, planned["key"], "depth map", limits)
+        loaded.photo = photo
+    except PhotoError as error:
+        loaded.fail(error.code, str(error))
+    except MemoryError:
+        loaded.fail("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+    except StoreError as error:
+        if type(error).__name__ in ("StoreUnavailable", "StoreFull"):
+            raise
+        loaded.fail("unreadable", str(error))
+    loaded.seconds["read"] = perf_counter() - started
+    return loaded

@@ -1,0 +1,31 @@
+"""The models of this process: loaded once, whoever asks first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from fpcore.models.load import load_model
+from fpcore.models.model import Model
+from tasks.config import RunConfig
+from tasks.shard.progress import PROGRESS
+
+log = logging.getLogger(__name__)
+LOADING = (
+    "revision", "variant", "torch_dtype", "vae_dtype", "device", "local_files_only", "attention", "vae_slicing",
+    "vae_tiling", "cpu_offload", "compile",
+)  # fmt: skip
+_models: dict[tuple[object, ...], Model] = {}
+_lock = threading.Lock()
+
+
+def model_for(config: RunConfig) -> Model:
+    """The model a configuration names. An explicit lock, because ``lru_cache`` loads twice under threads."""
+    options = {name: getattr(config, name) for name in LOADING}
+    key = (config.pretrained_model_name_or_path, *options.values())
+    with _lock:
+        if key not in _models:
+            _models[key] = load_model(config.pretrained_model_name_or_path, **options)
+            PROGRESS.add("model_loads")
+            log.info("loaded %s", config.pretrained_model_name_or_path)
+        return _models[key]

@@ -1,0 +1,110 @@
+"""The writer's part of a shard: photos rendered at full resolution, encoded, stored and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from fpcore.color_transfer import render
+from fpcore.evaluation.metrics import psnr, ssim
+from fpcore.models.model import Model
+from tasks.config import RunConfig
+from tasks.photos.decode import Photo, Pixels, decode_photo
+from tasks.photos.encode import Provenance, encode_photo
+from tasks.photos.formats import PhotoError
+from tasks.shard.load import Loaded
+from tasks.shard.operations import Outcome, dark_channel_pixels
+from tasks.shard.progress import PROGRESS
+from tasks.store.errors import StoreError
+from tasks.store.ledger import Ledger
+from tasks.store.objects import read_uri
+
+MAX_PSNR = 100.0  # dB, given to identical pictures
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """Renders, encodes, stores and measures the photos of one shard."""
+
+    ledger: Ledger
+    config: RunConfig
+    run_id: str
+    model: Model | None
+    reference: str | None
+
+    def all(self, photos: list[Loaded], outcomes: list[Outcome | None]) -> None:
+        """Finish each photo; one that cannot be finished fails alone. Frees the pixels."""
+        for item, outcome in zip(photos, outcomes, strict=True):
+            if outcome is not None and item.photo is not None:
+                item.result.update(outcome.columns, strength=outcome.strength)
+                if outcome.error is not None:
+                    item.fail(*outcome.error)
+                else:
+                    self._one(item, item.photo, outcome)
+            if item.photo is not None:
+                item.result.update(height=item.photo.size[0], width=item.photo.size[1])
+            item.photo = item.small = item.mask = item.depth = None
+            PROGRESS.add("photos")
+            PROGRESS.add("failed", int(item.error is not None))
+
+    def _one(self, item: Loaded, photo: Photo, outcome: Outcome) -> None:
+        clock = perf_counter()
+        if outcome.publish == "nothing":
+            return
+        if outcome.publish == "model-size":
+            pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            photo = replace(photo, alpha=None)
+        elif self.config.dehaze_variant == "dcp":
+            pixels = dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
+        elif outcome.strength == 0:
+            pixels = photo.pixels
+        else:
+            pixels = render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
+        item.seconds["render"] = perf_counter() - clock
+        clock = perf_counter()
+        try:
+            config = self.config
+            data, suffix = encode_photo(
+                pixels,
+                photo,
+                config.image_format,
+                quality=config.quality,
+                chroma=config.chroma,
+                provenance=self._provenance(),
+            )
+        except PhotoError as error:
+            item.fail(error.code, str(error))
+            return
+        picture = self.ledger.put_picture(item.planned["key"], data, suffix)
+        item.result.update(output_path=picture.path, output_sha256=picture.sha256)
+        if self.reference is not None:
+            item.result.setdefault("metrics", {}).update(self._compare(item, photo, pixels))
+        item.seconds["write"] = perf_counter() - clock
+
+    def _provenance(self) -> Provenance | None:
+        if not self.config.provenance:
+            return None
+        digest = self.model.digest if self.model else "dark-channel-prior"
+        return Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
+
+    def _compare(self, item: Loaded, photo: Photo, pixels: Pixels) -> dict[str, float]:
+        """PSNR and SSIM of input and output against the reference photo of the same key, if there is one."""
+        try:
+            truth = _as_tensor(decode_photo(read_uri(f"{self.reference}/{item.planned['key']}")).pixels)
+        except (StoreError, PhotoError):
+            return {}
+        measures = {}
+        for name, candidate in (("input", _as_tensor(photo.pixels)), ("output", _as_tensor(pixels))):
+            if candidate.shape == truth.shape:
+                measures[f"psnr_{name}"] = min(float(psnr(candidate, truth)[0]), MAX_PSNR)
+                measures[f"ssim_{name}"] = float(ssim(candidate, truth)[0])
+        return measures
+
+
+def _as_tensor(pixels: Pixels) -> torch.Tensor:
+    """(H, W, 3) integers to (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).permute(2, 0, 1)[None]

@@ -1,0 +1,62 @@
+"""The ``paths`` column: perturbed paths of one photo on their way to a common fixed point (the paper's Figure 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fpcore.inversion.convergence import fixed_point_map, multi_start
+from fpcore.inversion.oom import OOMBackoff
+from fpcore.inversion.schedule import Schedule
+from fpcore.models.model import Model
+from fpcore.models.sizing import pad
+from tasks.config import RunConfig
+from tasks.shard.operations import Outcome
+from tasks.store.schema import PATH
+
+PATHS, ITERATIONS = 6, 10
+"""Both steps together cost 2 · 6 · 10 + 1 rows of the UNet, once a plan."""
+
+
+def add_paths(model: Model, config: RunConfig, outcomes: list[Outcome | None]) -> bool:
+    """Give the first good photo its ``paths``; whether there was one."""
+    for outcome in outcomes:
+        if outcome is not None and outcome.error is None:
+            outcome.columns["paths"] = path_rows(model, config, outcome)
+            return True
+    return False
+
+
+def path_rows(model: Model, config: RunConfig, outcome: Outcome) -> list[dict[str, Any]]:
+    """Entries of ``paths`` for one photo: its first inversion step, and the last where its latent was kept.
+
+    Path 0 starts at z_{t-1}, the others at z_{t-1} + n, n ~ N(0, I), all under the row's source prompt; ``x`` and ``y``
+    are coordinates along the two directions in which the paths vary most, seen from where path 0 ends.
+    """
+    schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
+    condition = model.embed([outcome.columns.get("prompt") or ""])
+    predict = OOMBackoff(lambda z, t, image: model.predict(z, t, condition.rows(image)))
+    first, last = (int(schedule.psi.nonzero()[at]) for at in (0, -1))
+    starts = {first: model.encode(pad(outcome.source[None], model) * 2 - 1)[0]}
+    latent = outcome.columns.get("latent")
+    if latent is not None and last != first:
+        starts[last] = _before(predict, schedule, last, latent.to(starts[first]))
+    tables = [
+        multi_start(predict, schedule, base, step, paths=PATHS, iterations=ITERATIONS, seed=config.seed)
+        for step, base in starts.items()
+    ]
+    names = [field.name for field in PATH]
+    return [
+        dict(zip(names, row, strict=True))
+        for table in tables
+        for row in zip(*(table[name].tolist() for name in names), strict=True)
+    ]
+
+
+def _before(predict: OOMBackoff, schedule: Schedule, step: int, z: Tensor) -> Tensor:
+    """z_{t-1} (C, h, w) of which ``z`` is the fixed point: f(z) = φ z_{t-1} + ψ d(z), solved for z_{t-1}."""
+    image = torch.zeros(1, dtype=torch.long, device=z.device)
+    moved = fixed_point_map(predict, schedule, step, torch.zeros_like(z)[None], image)(z[None])
+    return (z - moved[0]) / float(schedule.phi[step])

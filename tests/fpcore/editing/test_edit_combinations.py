@@ -1,0 +1,44 @@
+"""Every guidance mode on every inversion method."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from fpcore.editing.edit import edit
+from fpcore.editing.guidance import GUIDANCE_MODES, GuidanceMode
+from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.inversion.invert import invert
+from fpcore.inversion.methods import MethodName, method
+from fpcore.inversion.schedule import Schedule
+from fpcore.models.load import load_model
+from fpcore.models.model import Model
+from tests.tiny_models import tiny_sd1
+
+SOURCES, TARGETS = ["a photo of a cat", "the mountain road"], ["a photo of a dog", "the mountain house"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(str(tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")), device="cpu")
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_MODES)
+@pytest.mark.parametrize("name", get_args(MethodName))
+def test_any_mode_edits_after_any_inversion(model: Model, name: str, guidance: GuidanceMode) -> None:
+    schedule, condition = Schedule.from_scheduler(model.scheduler, 3), model.embed(SOURCES)
+    z0 = 0.5 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def predict(z: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        return model.predict(z, t, condition.rows(image))
+
+    chosen = method(name, iterations=3, max_iterations=6)
+    found = invert(predict, schedule, z0, chosen, batch_size=2, keep_trajectory=True)
+    assert found.trajectory is not None
+    settings = EditSettings(guidance=guidance, guidance_scale=3.0)
+    edited = edit(model, schedule, found.latents, SOURCES, TARGETS, settings, trajectory=found.trajectory)
+    assert edited.target.isfinite().all()
+    assert not torch.equal(edited.target, edited.source)
+    if guidance == "direct-inversion":
+        torch.testing.assert_close(edited.source, z0, rtol=0, atol=1e-4)

@@ -1,0 +1,83 @@
+"""The schedule against diffusers, step by step."""
+
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from fpcore.inversion.schedule import Schedule
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+COUNTS = (1, 2, 10, 20, 50, 999)
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+def scheduler(spacing: str, prediction: str = "epsilon", **more: object) -> DDIMScheduler:
+    return DDIMScheduler(**SD, timestep_spacing=spacing, prediction_type=prediction, set_alpha_to_one=False, **more)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_sampling_step_is_diffusers_step_at_every_timestep(spacing: str, count: int, prediction: str) -> None:
+    ddim = scheduler(spacing, prediction)
+    schedule = Schedule.from_scheduler(ddim, count)
+    generator = torch.Generator().manual_seed(count)
+    z, output = torch.randn((2, 1, 4, 2, 2), generator=generator, dtype=torch.float64)
+    assert ddim.timesteps.tolist() == schedule.timesteps.flip(0).tolist()
+    for i in reversed(range(count)):
+        theirs = ddim.step(output, int(schedule.timesteps[i]), z).prev_sample
+        d = schedule.direction(output, z, torch.tensor([i]))
+        ours = (z - float(schedule.psi[i]) * d) / float(schedule.phi[i])
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)  # diffusers keeps its alphas in fp32
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("count", COUNTS)
+def test_one_iteration_is_the_inverse_schedulers_update(spacing: str, count: int) -> None:
+    inverse = DDIMInverseScheduler(**SD, timestep_spacing=spacing, set_alpha_to_one=False)
+    inverse.set_timesteps(count)
+    schedule = Schedule.from_scheduler(scheduler(spacing), count)
+    generator = torch.Generator().manual_seed(count)
+    z, eps = torch.randn((2, 1, 4, 2, 2), generator=generator, dtype=torch.float64)
+    assert inverse.timesteps.tolist() == schedule.timesteps.tolist()
+    for i, t in enumerate(inverse.timesteps):
+        theirs = inverse.step(eps, int(t), z).prev_sample
+        ours = float(schedule.phi[i]) * z + float(schedule.psi[i]) * eps
+        # the inverse scheduler moves the model's timestep by one stride at its start; its update is at t - stride -> t
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("count", [1, 2, 10, 50, 999, 1000])
+def test_inversion_walks_the_reversed_list_of_sampling(spacing: str, count: int) -> None:
+    ddim = scheduler(spacing, steps_offset=0)
+    schedule = Schedule.from_scheduler(ddim, count)
+    ddim.set_timesteps(count)
+    assert schedule.timesteps.tolist() == list(reversed(ddim.timesteps.tolist()))
+
+
+def test_rates_of_the_published_schedule() -> None:
+    schedule = Schedule.from_scheduler(scheduler("leading", steps_offset=1), 50)
+    assert [round(float(r), 2) for r in schedule.rate[1:6]] == [0.71, 0.3, 0.2, 0.16, 0.13]
+    assert float(schedule.rate[10:].max()) < 0.12
+
+
+def test_flow_step_is_diffusers_euler_step() -> None:
+    euler = FlowMatchEulerDiscreteScheduler()
+    schedule = Schedule.from_scheduler(euler, 10)
+    z, velocity = torch.randn((2, 1, 4, 2, 2), generator=torch.Generator().manual_seed(0))
+    for i in reversed(range(len(schedule))):
+        theirs = euler.step(velocity, euler.timesteps[len(schedule) - 1 - i], z, return_dict=False)[0]
+        ours = (z - float(schedule.psi[i]) * velocity) / float(schedule.phi[i])
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_zero_terminal_snr_is_refused() -> None:
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        Schedule.from_scheduler(scheduler("trailing", "v_prediction", rescale_betas_zero_snr=True), 10)
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_step_counts_out_of_range_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        Schedule.from_scheduler(scheduler("leading"), count)

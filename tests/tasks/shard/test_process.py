@@ -1,0 +1,94 @@
+"""The shard's three hands: what is read ahead comes in order, whole, and no further ahead than promised."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.config import RunConfig
+from tasks.photos.sources import list_photos
+from tasks.shard import process
+from tasks.shard.process import _ahead, _groups, _with_batch_size
+from tasks.store.ledger import Ledger
+from tasks.store.objects import open_store
+from tests.photographs import write_photos
+
+
+def test_one_item_is_made_ahead_and_no_more() -> None:
+    made: list[int] = []
+    second = threading.Event()
+
+    def items() -> Iterator[int]:
+        for i in range(5):
+            made.append(i)
+            if i == 1:
+                second.set()
+            yield i
+
+    stream = _ahead(items())
+    assert next(stream) == 0
+    assert second.wait(10)  # while the consumer works on the first
+    assert made == [0, 1]
+    assert [*stream] == [1, 2, 3, 4]
+
+
+def test_an_error_of_the_maker_reaches_the_consumer() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("the store is away")
+
+    stream = _ahead(items())
+    assert next(stream) == 1
+    with pytest.raises(OSError, match="away"):
+        next(stream)
+
+
+def test_groups_hold_every_photo_once_at_model_size(tmp_path: Path) -> None:
+    keys = write_photos(tmp_path, 7)
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    rows = [{**entry, "row": i} for i, entry in enumerate(list_photos(str(tmp_path)))]
+    groups = [*_groups(rows, RunConfig(dehaze_variant="dcp", batch_size=1), None)]
+    good = [item for group in groups for item in group.photos if item.error is None]
+    bad = [item for group in groups for item in group.photos if item.error is not None]
+    assert sorted(item.planned["key"] for item in good) == sorted(keys)
+    assert {item.small.shape for item in good if item.small is not None} == {(3, 192, 256)}
+    assert [item.planned["key"] for item in bad] == ["broken.png"]
+
+
+@pytest.mark.parametrize("given", ["auto", 0])
+def test_automatic_batch_size_is_a_number_when_it_is_used(given: object) -> None:
+    config = RunConfig.model_validate({"batch_size": given})
+    assert config.batch_size == 0
+    assert _with_batch_size(config, None, (32, 32)).batch_size == 1
+    assert _with_batch_size(RunConfig(batch_size=3), None, (32, 32)).batch_size == 3
+
+
+def test_two_shards_in_one_process_take_turns_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model keeps attention maps while it computes, so no two shards may be in it; both are committed."""
+    write_photos(tmp_path / "in", 4)
+    config = RunConfig(operation="invert", num_inference_steps=3, batch_size=2, prompt="", shard_size=2)
+    ledger = Ledger(open_store(str(tmp_path / "out")))
+    ledger.create_run(config.identity())
+    ledger.plan_new(list_photos(str(tmp_path / "in")), config.shard_size)
+    inside, most, names = [0], [0], set()
+    evaluate = process._evaluate
+
+    def noted(*arguments: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        names.add(threading.current_thread().name)
+        try:
+            return evaluate(*arguments)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(process, "_evaluate", noted)
+    with ThreadPoolExecutor(2) as threads:
+        work = [threads.submit(process.process_shard, str(tmp_path / "out"), config, *s) for s in ledger.open_shards()]
+        assert [w.result()["photos"] for w in work] == [2, 2]
+    assert most == [1]
+    assert len(names) == 1
+    assert len(set(ledger.committed())) == 2
