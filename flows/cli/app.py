@@ -199,7 +199,7 @@ def mask_runs(picture: str | None) -> list[int] | None:
     """The runs of pixels that a mask picture lets change."""
     if picture is None:
         return None
-    from tasks.photos.sources import read_mask
+    from tasks.photos.manifests import read_mask
 
     with plain_errors():
         try:
