@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows.execution import Execution
-from tasks.shard import cancellation as interruption
+from tasks.shard import cancellation
 from tasks.shard.devices import begin_worker, visible_devices
 
 
@@ -43,11 +43,11 @@ def _api() -> str:
 @contextmanager
 def _interrupting() -> Iterator[None]:
     """Turns any way out but the ordinary one (a signal, a cancellation) into an interruption of the running shards."""
-    interruption.forget()
+    cancellation.forget()
     try:
         yield
     except BaseException:
-        interruption.request()
+        cancellation.request()
         raise
 
 
@@ -64,7 +64,7 @@ def _process(execution: Execution, stack: ExitStack) -> TaskRunner[Any]:
     for device in visible_devices(execution.workers):
         devices.put(device)
     stop = context.Event()
-    stack.callback(interruption.share, interruption.share(stop))
+    stack.callback(cancellation.share, cancellation.share(stop))
     return ProcessPoolTaskRunner(
         max_workers=execution.workers,
         initializer=begin_worker,

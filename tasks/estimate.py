@@ -37,7 +37,7 @@ class Rates:
     shard_size: int
 
 
-def measure(output: str) -> Rates:
+def rates_of(output: str) -> Rates:
     """Rates of the committed shards of a run. The time of a shard is from its start to its commit.
 
     Raises ValueError if nothing is committed there.

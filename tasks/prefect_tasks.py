@@ -18,15 +18,13 @@ from tasks.config import RunConfig
 from tasks.edit_settings import blend_pair, edit_settings
 from tasks.photos.sources import list_photos
 from tasks.report.page import write_report
-from tasks.shard import cancellation as interruption  # the module, not its event: tasks are pickled with their globals
+from tasks.shard import cancellation  # the module, not its event: tasks are pickled with their globals
+from tasks.shard.method import inversion_method
 from tasks.shard.model_cache import model_for
-from tasks.shard.operations import inversion_method
-from tasks.shard.process import process_shard, versions
-from tasks.store.errors import StoreFull, StoreUnavailable
+from tasks.shard.process import ShardSummary, process_shard, versions
+from tasks.store.errors import StoreError
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
-
-TRANSIENT = (StoreUnavailable, ConnectionError, TimeoutError)
 
 
 class ShardTimeout(RuntimeError):
@@ -38,12 +36,10 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     del task, run
     try:
         state.result()
-    except StoreFull:
-        return False
-    except TRANSIENT:
-        return True
-    except Exception:
-        return False
+    except StoreError as error:
+        return error.transient
+    except Exception as error:
+        return isinstance(error, ConnectionError | TimeoutError)
     return False
 
 
@@ -97,7 +93,7 @@ def process(
     reference: str | None = None,
     timeout: float = 3600,
     limit: str | None = None,
-) -> dict[str, Any]:
+) -> ShardSummary:
     """Process and commit one shard, holding a slot of the global concurrency limit ``limit`` if one is named.
 
     Raises ShardTimeout between two network calls once ``timeout`` seconds have passed, ``Cancelled`` when the run is
@@ -106,10 +102,10 @@ def process(
     with concurrency(limit, strict=True, raise_on_lease_renewal_failure=False) if limit else nullcontext():
         try:
             return process_shard(
-                output, config, plan, shard, reference=reference, should_stop=interruption.or_after(timeout)
+                output, config, plan, shard, reference=reference, should_stop=cancellation.or_after(timeout)
             )
         except Cancelled:
-            if interruption.requested():
+            if cancellation.requested():
                 raise
             raise ShardTimeout(
                 f"shard {plan}-{shard} was stopped after {timeout:.0f} s: allow more by shard_timeout, or plan smaller "

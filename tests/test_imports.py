@@ -22,6 +22,7 @@ ROOMS = {
     "fpcore.evaluation": set(),
     "fpcore.models": set(),
     "fpcore.color_transfer": set(),
+    "fpcore.stopwatch": set(),
     "fpcore.builtin": {"fpcore.models"},
     "fpcore.editing": {"fpcore.inversion", "fpcore.models"},
     "fpcore.dehazing": {
@@ -31,6 +32,7 @@ ROOMS = {
         "fpcore.evaluation",
         "fpcore.builtin",
         "fpcore.color_transfer",
+        "fpcore.stopwatch",
     },
     "tasks.store": set(),
     "tasks.config": set(),

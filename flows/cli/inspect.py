@@ -125,11 +125,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Dry run: what a run would do, without doing it; with --like also how long it takes and what it stores."""
-    from tasks.estimate import estimate, measure, sizing
+    from tasks.estimate import estimate, rates_of, sizing
 
     with plain_errors():
         answer = estimate(source, output)
-        rates = measure(like) if like else None
+        rates = rates_of(like) if like else None
         devices = [int(n) for n in gpus.split(",")]
     rows = sizing(rates, photos or answer["photos"], devices) if rates else []
     if as_json:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
 from typing import Literal
 
 import torch
@@ -35,6 +34,7 @@ from fpcore.inversion.oom import OOMBackoff
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Condition, Model
+from fpcore.stopwatch import Stopwatch
 
 Variant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
 HAZE_SCALE = HazeScale(HAZE_LEVELS, DENSEST)
@@ -87,20 +87,6 @@ class Dehazed:
     rows: int | None
 
 
-class Stopwatch:
-    """Seconds by stage: ``watch(name)`` ends the stage that ran since the last call."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        """Attribute the time since the last call to ``stage``."""
-        now = perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
-        self.last = now
-
-
 def dehaze(
     model: Model,
     pixels: Tensor,
@@ -120,7 +106,7 @@ def dehaze(
     """
     watch = Stopwatch()
     schedule = Schedule.from_scheduler(model.scheduler, settings.num_inference_steps)
-    latents = model.encode(pixels * 2 - 1)
+    latents = model.latents_of(pixels)
     watch("encode")
     match settings.variant:
         case "graded":
@@ -176,11 +162,11 @@ def _there_and_back(
     watch: Stopwatch,
 ) -> tuple[Tensor, Inversion, int | None]:
     """Invert under ``source``, sample under ``target``, rows of both given per image, w = 1."""
-    away = OOMBackoff(lambda z, t, image: model.predict(z, t, source.rows(image)))
+    away = OOMBackoff(model.under(source))
     seeds = [s.seed + i for i in range(len(latents))]
     inversion = invert(away, schedule, latents, s.method, batch_size=s.batch_size, seeds=seeds, should_stop=stop)
     watch("invert")
-    back = OOMBackoff(lambda z, t, image: model.predict(z, t, target.rows(image)))
+    back = OOMBackoff(model.under(target))
     back.rows = away.rows
     z = sample(back, schedule, inversion.latents, batch_size=s.batch_size, should_stop=stop)
     watch("sample")
@@ -207,7 +193,7 @@ def _graded(
         seen, spent = estimate_amount(model, latents, HAZE_SCALE, batch_size=s.batch_size)
     amount = combined_amount(seen, darkest)
     words = ("haze" if s.prompt is None else s.prompt, HAZE_LEVELS[0] if s.target_prompt is None else s.target_prompt)
-    mirrored = model.encode(pixels.flip(-1) * 2 - 1)
+    mirrored = model.latents_of(pixels.flip(-1))
     watch("encode")
     views = torch.cat([mirrored if mirror else latents for _, mirror in s.views])
     if s.prompt is None:
@@ -242,7 +228,7 @@ def _merge_views(pictures: Tensor, views: Sequence[tuple[float, bool]]) -> Tenso
 
 def _decoded(model: Model, latents: Tensor, watch: Stopwatch) -> Tensor:
     """Pictures (M, 3, H, W) in [0, 1], not clamped, in main memory."""
-    pictures = (model.decode(latents).cpu() + 1) / 2
+    pictures = model.pictures_of(latents)
     watch("decode")
     return pictures
 
@@ -275,7 +261,7 @@ def _prior_weighted(
         with controlled(model.unet, weighted):
             condition = both.repeat(len(part))
             z[part] = sample(
-                lambda z, t, image, c=condition: model.predict(z, t, c.rows(image)),  # type: ignore[misc]
+                model.under(condition),
                 schedule, inversion.latents[part], batch_size=len(part), should_stop=stop,
             )  # fmt: skip
     watch("sample")
@@ -287,7 +273,7 @@ def _inversion(
 ) -> Inversion:
     everyone = source.repeat(len(latents))
     return invert(
-        lambda z, t, image: model.predict(z, t, everyone.rows(image)),
+        model.under(everyone),
         schedule, latents, s.method, batch_size=s.batch_size, keep_trajectory=s.variant.startswith("nti"), should_stop=stop,
     )  # fmt: skip
 

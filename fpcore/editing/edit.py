@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fpcore.editing.attention import attention_layers, controlled
-from fpcore.editing.guidance import Guidance, Predict, direction, prepare, reverse
+from fpcore.editing.guidance import ConditionalPredict, Guidance, direction, prepare, reverse
 from fpcore.editing.prompt_to_prompt import EditSettings as EditSettings
 from fpcore.editing.prompt_to_prompt import PromptToPrompt, per_pair
 from fpcore.editing.token_alignment import TokenAlignment, align_tokens
@@ -105,7 +105,7 @@ def edit(
 
 @torch.no_grad()
 def sample_pairs(
-    predict: Predict,
+    predict: ConditionalPredict,
     schedule: Schedule,
     latents: Tensor,
     condition: Condition,

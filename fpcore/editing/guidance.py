@@ -23,7 +23,7 @@ from fpcore.models.model import Condition
 
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
 GUIDANCE_MODES: tuple[GuidanceMode, ...] = ("none", "nti", "npi", "direct-inversion")
-Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+ConditionalPredict = Callable[[Tensor, Tensor, Condition], Tensor]
 """(z (R, C, h, w), timestep (R,), condition of R rows) → the network's raw output; ``Model.predict``."""
 
 
@@ -56,7 +56,7 @@ class Guidance:
 
 
 def direction(
-    predict: Predict, schedule: Schedule, step: int, z: Tensor, condition: Condition, guidance: Guidance
+    predict: ConditionalPredict, schedule: Schedule, step: int, z: Tensor, condition: Condition, guidance: Guidance
 ) -> Tensor:
     """Guided d(z, t) for latents (B, C, h, w) in one call of the network, unconditional rows first."""
     if guidance.scale == 1:
@@ -66,7 +66,9 @@ def direction(
     return null + guidance.scale * (conditional - null)
 
 
-def plain_direction(predict: Predict, schedule: Schedule, step: int, z: Tensor, condition: Condition) -> Tensor:
+def plain_direction(
+    predict: ConditionalPredict, schedule: Schedule, step: int, z: Tensor, condition: Condition
+) -> Tensor:
     """d(z, t) for rows (R, C, h, w), all at sampling step ``step``."""
     index = len(schedule) - 1 - step
     output = predict(z, schedule.timesteps[index].to(z.device).expand(len(z)), condition)
@@ -91,7 +93,7 @@ class Prepared:
 def prepare(
     mode: GuidanceMode,
     scale: float,
-    predict: Predict,
+    predict: ConditionalPredict,
     schedule: Schedule,
     source: Condition,
     empty: Condition,
@@ -136,7 +138,7 @@ class NullText:
 
 
 def null_text(
-    predict: Predict,
+    predict: ConditionalPredict,
     schedule: Schedule,
     source: Condition,
     empty: Condition,

@@ -99,13 +99,9 @@ class _Levels:
     def of(cls, schedule: Schedule) -> _Levels:
         if schedule.prediction_type == "flow":
             raise ValueError("the exact sampler needs a schedule of ε-, v- or x0-prediction, not rectified flow")
-        real = schedule.psi != 0
-        if int(real.sum()) < 2:
+        if len(schedule.real) < 2:
             raise ValueError("the exact sampler looks two steps back: use num_inference_steps of at least 2")
-        walked = Schedule(
-            schedule.timesteps[real], schedule.signal_prev[real], schedule.noise_prev[real],
-            schedule.signal[real], schedule.noise[real], schedule.prediction_type,
-        )  # fmt: skip
+        walked = schedule.take(schedule.real)
         signal = torch.cat([walked.signal_prev[:1], walked.signal])
         noise = torch.cat([walked.noise_prev[:1], walked.noise])
         return cls(walked, signal.tolist(), (noise / signal).tolist())

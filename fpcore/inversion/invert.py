@@ -18,7 +18,7 @@ from fpcore.inversion.criteria import Status
 from fpcore.inversion.methods import Method
 from fpcore.inversion.records import Recorder, StepRecords
 from fpcore.inversion.schedule import Schedule
-from fpcore.inversion.step import constants, empty_state, insert_slots, keep, take_step
+from fpcore.inversion.step import compact_slots, constants, empty_state, insert_slots, take_step
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
@@ -77,12 +77,7 @@ def invert(
     Returns:
         The inverted latents and every step's record. The verdicts are the one device-to-host transfer of a call.
     """
-    real = schedule.psi != 0  # an identity step costs no evaluation
-    walked = Schedule(
-        schedule.timesteps[real], schedule.signal_prev[real], schedule.noise_prev[real],
-        schedule.signal[real], schedule.noise[real], schedule.prediction_type,
-    )  # fmt: skip
-    original = real.nonzero().flatten().numpy()
+    walked, original = schedule.take(schedule.real), schedule.real.numpy()
     count, steps, k = len(z0), len(walked), method.paths
     slots = max(1, min(batch_size, count))
     seeds = list(range(count)) if seeds is None else seeds
@@ -108,24 +103,25 @@ def invert(
         at = state.step.clamp_max(steps - 1)
         state = replace(state, step=at)
         output = predict(state.z.flatten(0, 1), timesteps[at].repeat_interleave(k), rows.repeat_interleave(k))
-        state, status, numbers = take_step(state, output, c, method)
-        verdict = torch.cat([status[None].to(numbers.dtype), numbers]).cpu().numpy()
+        state, verdicts = take_step(state, output, c, method)
+        seen = dict(zip(verdicts._fields, torch.stack(verdicts).cpu().numpy(), strict=True))
 
         active = np.flatnonzero(image >= 0)
-        codes = verdict[0, active].astype(np.int64)
+        codes = seen["status"][active].astype(np.int64)
         iteration[active] += 1
         nfe[image[active]] += k
-        next_step = verdict[5].astype(np.int64)
+        next_step = seen["next_step"].astype(np.int64)
         back = active[next_step[active] < step[active]]
-        step[back] = next_step[back]  # the failed check of a blind step is that step's first record
-        recorder.add(image[active], original[step[active]], iteration[active], codes, *verdict[1:5, active])
+        step[back] = next_step[back]  # the failed check of a speculative step is that step's first record
+        numbers = (seen[name][active] for name in ("intra", "inter", "bound", "rate"))
+        recorder.add(image[active], original[step[active]], iteration[active], codes, *numbers)
         done = active[codes != Status.RUNNING]
         worst[image[done]] = np.maximum(worst[image[done]], codes[codes != Status.RUNNING])
         if trajectory is not None and len(done):
             for slot in done:  # host bookkeeping only; the copies are queued on the device
-                went_blind = next_step[slot] > step[slot] + 1
-                trajectory[image[slot], original[step[slot]] + 1 :] = (state.anchor if went_blind else state.base)[slot]
-                if went_blind:
+                speculated = next_step[slot] > step[slot] + 1
+                trajectory[image[slot], original[step[slot]] + 1 :] = (state.anchor if speculated else state.base)[slot]
+                if speculated:
                     trajectory[image[slot], original[step[slot] + 1] + 1 :] = state.base[slot]
         step[done] = next_step[done]
         iteration[done] = 0
@@ -138,6 +134,6 @@ def invert(
                 on_images_done(finished)
             if waiting == count and finished < count:  # nobody takes the free rows: go on without them
                 kept = np.flatnonzero(image >= 0)
-                state = keep(state, torch.from_numpy(kept).to(z0.device), k)
+                state = compact_slots(state, torch.from_numpy(kept).to(z0.device), k)
                 image, step, iteration = image[kept], step[kept], iteration[kept]
     return Inversion(latents, [Status(int(w)) for w in worst], nfe.tolist(), recorder.finish(), trajectory)

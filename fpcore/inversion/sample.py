@@ -27,7 +27,7 @@ def sample(
     ``should_stop`` says so.
     """
     result, there = latents.clone(), schedule.to(latents.device, latents.dtype)
-    walked = [i for i in reversed(range(len(schedule))) if schedule.psi[i] != 0]
+    walked = schedule.real.tolist()[::-1]
     phi, psi = schedule.phi.tolist(), schedule.psi.tolist()
     everyone = torch.arange(len(latents), device=latents.device)
     for rows in everyone.tensor_split(-(-len(latents) // max(1, batch_size))):

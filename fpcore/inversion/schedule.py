@@ -140,6 +140,16 @@ class Schedule:
         at = step.to(self.signal.device)
         return per_row(self.signal[at], z), per_row(self.noise[at], z)
 
+    @cached_property
+    def real(self) -> Tensor:
+        """Indices (n,) of the steps that are no identity, ψ ≠ 0: only these cost an evaluation."""
+        return (self.psi != 0).nonzero().flatten()
+
+    def take(self, steps: Tensor) -> Schedule:
+        """The schedule of some steps, given by their indices in order."""
+        names = ("timesteps", "signal_prev", "noise_prev", "signal", "noise")
+        return replace(self, **{name: getattr(self, name)[steps] for name in names})
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Schedule:
         """The same schedule with its levels on another device, to convert rows there without a transfer."""
         names = ("signal_prev", "noise_prev", "signal", "noise")

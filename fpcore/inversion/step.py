@@ -6,6 +6,7 @@ Rows are independent, and everything here is elementwise over them: no loop, no 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +45,21 @@ class State:
     cautious: Tensor  # the accelerated iteration got stuck in this step: go on plainly
     rate_ratio: Tensor  # contraction rate seen lately, as a multiple of r_t
     memory: Memory
+
+
+class Verdicts(NamedTuple):
+    """What one evaluation says of each row, (B,) each, all of the state's dtype so that they travel to the host as one.
+
+    ``status``: a ``Status``. ``intra``, ``inter``, ``bound``, ``rate``: the columns of a record. ``next_step``: the step that the
+    row takes next.
+    """
+
+    status: Tensor
+    intra: Tensor
+    inter: Tensor
+    bound: Tensor
+    rate: Tensor
+    next_step: Tensor
 
 
 @dataclass(frozen=True)
@@ -160,8 +176,8 @@ def _verdict(method: Method, m: Measures, finite: Tensor, s: State) -> Tensor:
     return torch.where(finite, status, Status.NONFINITE)
 
 
-def take_step(s: State, output: Tensor, c: Constants, method: Method) -> tuple[State, Tensor, Tensor]:
-    """One iteration of every row from the network's output (B·K, …). Returns the next state, status (B,) and numbers (5, B)."""
+def take_step(s: State, output: Tensor, c: Constants, method: Method) -> tuple[State, Verdicts]:
+    """One iteration of every row from the network's output (B·K, …): the next state, and what is said of this evaluation."""
     k = s.z.shape[1]
     step = s.step.repeat_interleave(k)
     flat = s.z.flatten(0, 1)
@@ -219,7 +235,8 @@ def take_step(s: State, output: Tensor, c: Constants, method: Method) -> tuple[S
         predicted = _predict_bound(s, c, method, m)
         after = _take_speculative(after, done & (predicted < method.speculative_below * method.tolerance), c, method)
         after = _roll_back(s, after, unconfirmed)
-    return after, status, torch.stack([m.intra, m.inter, m.bound, rate, after.step.to(m.intra.dtype)])
+    dtype = m.intra.dtype
+    return after, Verdicts(status.to(dtype), m.intra, m.inter, m.bound, rate, after.step.to(dtype))
 
 
 def _take_speculative(s: State, chosen: Tensor, c: Constants, method: Method) -> State:
@@ -290,10 +307,13 @@ def empty_state(like: Tensor, slots: int, method: Method) -> State:
     z = base[:, None].expand(-1, method.paths, *base.shape[1:]).clone()
     count = torch.zeros(slots, dtype=torch.long, device=like.device)
     value = torch.full((slots,), torch.inf, dtype=like.dtype, device=like.device)
+    none, never = count > 0, value * torch.nan
     return State(
-        z, base, base.clone(), base.clone(), value * torch.nan, value * torch.nan, base.clone(), count > 0,
-        z[:, 1:].clone(), count, count.clone(), value, value.clone(), base.clone(),
-        count.clone(), count.clone(), count > 0, count > 0, torch.ones_like(value), method.solver.init(z.flatten(0, 1)),
+        z=z, base=base, direction=base.clone(), direction_before=base.clone(), level=never, level_before=never.clone(),
+        anchor=base.clone(), speculative=none, noise=z[:, 1:].clone(), step=count, iteration=count.clone(), last=value,
+        best=value.clone(), best_f=base.clone(), no_improvement=count.clone(), sign_changes=count.clone(),
+        rising=none.clone(), cautious=none.clone(), rate_ratio=torch.ones_like(value),
+        memory=method.solver.init(z.flatten(0, 1)),
     )  # fmt: skip
 
 
@@ -328,7 +348,7 @@ def insert_slots(s: State, slots: Tensor, z0: Tensor, noise: Tensor) -> State:
     )
 
 
-def keep(s: State, slots: Tensor, paths: int) -> State:
+def compact_slots(s: State, slots: Tensor, paths: int) -> State:
     """The state of ``slots`` (n,) alone."""
     rows = (slots[:, None] * paths + torch.arange(paths, device=slots.device)).flatten()
     kept = {f.name: getattr(s, f.name)[slots] for f in fields(s) if f.name != "memory"}

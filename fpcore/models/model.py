@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -139,6 +139,18 @@ class Model:
         raw = (latents.to(self.device, torch.float32) / scale + shift).to(self.vae.dtype)
         rows = self._vae_rows(latents.shape[-2:].numel() * self.scale_factor**2)
         return torch.cat([self.vae.decode(part).sample.float() for part in raw.split(rows)])
+
+    def latents_of(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] → latents (B, C, h, w) fp32; see ``encode``."""
+        return self.encode(pictures * 2 - 1)
+
+    def pictures_of(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) → pictures (B, 3, H, W) fp32 in main memory, about [0, 1], not clamped; see ``decode``."""
+        return (self.decode(latents).cpu() + 1) / 2
+
+    def under(self, condition: Condition) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The network under ``condition`` (M rows), as the engine calls it: (z, t, image index) → raw output."""
+        return lambda z, t, image: self.predict(z, t, condition.rows(image))
 
     @staticmethod
     def _vae_rows(pixels: int) -> int:

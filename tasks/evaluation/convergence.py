@@ -27,6 +27,7 @@ from tasks.photos.decode import PhotoLimits, model_input
 from tasks.photos.sources import list_photos
 from tasks.shard.load import load
 from tasks.store.objects import open_store
+from tasks.store.planned import PlannedPhoto
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
@@ -148,12 +149,12 @@ class _Study:
 def _read(source: str, output: str, count: int, size: tuple[int, int]) -> tuple[list[str], Tensor]:
     """Keys and pixels (M, 3, h, w) in [0, 1] of the first readable photographs; the others are skipped with a warning."""
     keys, pixels = [], []
-    for planned in islice(list_photos(source, output=output), count):
-        loaded = load(planned, PhotoLimits())
+    for row, entry in enumerate(islice(list_photos(source, output=output), count)):
+        loaded = load(PlannedPhoto(shard=0, row=row, **entry), PhotoLimits())
         if loaded.photo is None:
-            log.warning("skipped %s: %s", planned["key"], loaded.error[1] if loaded.error else "unreadable")
+            log.warning("skipped %s: %s", entry["key"], loaded.failure and loaded.failure.message)
             continue
-        keys.append(planned["key"])
+        keys.append(entry["key"])
         pixels.append(torch.from_numpy(model_input(loaded.photo, size)))
     if not pixels:
         raise ValueError(f"no photograph could be read from {source}: check the path and the files")

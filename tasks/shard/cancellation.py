@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+Stop = Callable[[], bool] | None
+"""A question asked between two evaluations: stop now? None: never."""
+
 
 class Event(Protocol):
     """What ``threading`` and ``multiprocessing`` events have in common."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from tasks.shard import cancellation as interruption
+from tasks.shard import cancellation
 
 
 class Devices(Protocol):
@@ -31,8 +31,8 @@ def visible_devices(workers: int) -> list[str]:
     return names[:workers]
 
 
-def begin_worker(devices: Devices, stop: interruption.Event, workers: int) -> None:
+def begin_worker(devices: Devices, stop: cancellation.Event, workers: int) -> None:
     """First thing in a worker process, before torch looks for devices: pin one, and hear of interruptions."""
-    interruption.share(stop)
+    cancellation.share(stop)
     os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +12,19 @@ import numpy.typing as npt
 from tasks.photos.decode import Photo, PhotoLimits, decode_photo
 from tasks.photos.formats import PhotoError
 from tasks.photos.sidecars import Grey, read_sidecar, resized
-from tasks.store.errors import StoreError
+from tasks.shard.outcome import Columns, Failure
+from tasks.store.errors import StoreError, StoreFull, StoreUnavailable
 from tasks.store.objects import read_uri
+from tasks.store.planned import PlannedPhoto
+
+TOO_LARGE = Failure("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
 
 
 @dataclass
 class Loaded:
-    """A planned row on its way through the shard. ``error`` (code, sentence) once something is wrong with it."""
+    """A planned photo on its way through the shard. ``failure`` once something is wrong with it."""
 
-    planned: dict[str, Any]
+    planned: PlannedPhoto
     image_id: str | None = None
     source_size: int | None = None
     photo: Photo | None = None
@@ -32,19 +35,20 @@ class Loaded:
     mask: Grey | None = None
     """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
     depth: Grey | None = None
-    error: tuple[str, str] | None = None
+    failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    result: dict[str, Any] = field(default_factory=dict)
-    """Further columns of the committed row."""
+    """By stage, see ``tasks.store.schema.STAGES``."""
+    columns: Columns = field(default_factory=Columns)
+    """What the operation and the publication add to the committed row."""
 
-    def fail(self, code: str, message: str) -> None:
+    def fail(self, failure: Failure) -> None:
         """Give up on this photo; its neighbours go on."""
-        self.error = (code, message)
+        self.failure = failure
         self.photo = self.small = self.mask = self.depth = None
 
 
 def load(
-    planned: dict[str, Any],
+    planned: PlannedPhoto,
     limits: PhotoLimits,
     *,
     allow_http: bool = False,
@@ -53,27 +57,27 @@ def load(
 ) -> Loaded:
     """Read and decode one photo, its mask and its depth map where folders of them are given.
 
-    Whatever is wrong becomes the photo's ``error``.
+    Whatever is wrong becomes the photo's ``failure``.
 
     Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
     """
     loaded, started = Loaded(planned), perf_counter()
     try:
-        data = read_uri(planned["uri"], allow_http=allow_http)
+        data = read_uri(planned.uri, allow_http=allow_http)
         loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
         photo = decode_photo(data, limits)
         if masks is not None:
-            loaded.mask = resized(read_sidecar(masks, planned["key"], "mask", limits), photo.size)
+            loaded.mask = resized(read_sidecar(masks, planned.key, "mask", limits), photo.size)
         if depths is not None:
-            loaded.depth = read_sidecar(depths, planned["key"], "depth map", limits)
+            loaded.depth = read_sidecar(depths, planned.key, "depth map", limits)
         loaded.photo = photo
     except PhotoError as error:
-        loaded.fail(error.code, str(error))
+        loaded.fail(Failure(error.code, str(error)))
     except MemoryError:
-        loaded.fail("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+        loaded.fail(TOO_LARGE)
+    except (StoreUnavailable, StoreFull):
+        raise
     except StoreError as error:
-        if type(error).__name__ in ("StoreUnavailable", "StoreFull"):
-            raise
-        loaded.fail("unreadable", str(error))
+        loaded.fail(Failure("unreadable", str(error)))
     loaded.seconds["read"] = perf_counter() - started
     return loaded

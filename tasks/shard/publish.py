@@ -16,10 +16,11 @@ from tasks.config import RunConfig
 from tasks.photos.decode import Photo, Pixels, decode_photo
 from tasks.photos.encode import Provenance, encode_photo
 from tasks.photos.formats import PhotoError
+from tasks.shard.dehaze import dark_channel_pixels
 from tasks.shard.load import Loaded
-from tasks.shard.operations import Outcome, dark_channel_pixels
+from tasks.shard.outcome import Failure, Outcome
 from tasks.shard.progress import PROGRESS
-from tasks.store.errors import StoreError
+from tasks.store.errors import NotFound
 from tasks.store.ledger import Ledger
 from tasks.store.objects import read_uri
 
@@ -40,16 +41,17 @@ class Finisher:
         """Finish each photo; one that cannot be finished fails alone. Frees the pixels."""
         for item, outcome in zip(photos, outcomes, strict=True):
             if outcome is not None and item.photo is not None:
-                item.result.update(outcome.columns, strength=outcome.strength)
-                if outcome.error is not None:
-                    item.fail(*outcome.error)
+                item.columns = replace(outcome.columns, strength=outcome.strength)
+                if outcome.failure is not None:
+                    item.fail(outcome.failure)
                 else:
                     self._one(item, item.photo, outcome)
             if item.photo is not None:
-                item.result.update(height=item.photo.size[0], width=item.photo.size[1])
+                height, width = item.photo.size
+                item.columns = replace(item.columns, height=height, width=width)
             item.photo = item.small = item.mask = item.depth = None
             PROGRESS.add("photos")
-            PROGRESS.add("failed", int(item.error is not None))
+            PROGRESS.add("failed", int(item.failure is not None))
 
     def _one(self, item: Loaded, photo: Photo, outcome: Outcome) -> None:
         clock = perf_counter()
@@ -77,12 +79,12 @@ class Finisher:
                 provenance=self._provenance(),
             )
         except PhotoError as error:
-            item.fail(error.code, str(error))
+            item.fail(Failure(error.code, str(error)))
             return
-        picture = self.ledger.put_picture(item.planned["key"], data, suffix)
-        item.result.update(output_path=picture.path, output_sha256=picture.sha256)
+        picture = self.ledger.put_picture(item.planned.key, data, suffix)
+        item.columns = replace(item.columns, output_path=picture.path, output_sha256=picture.sha256)
         if self.reference is not None:
-            item.result.setdefault("metrics", {}).update(self._compare(item, photo, pixels))
+            item.columns = item.columns.measured(self._compare(item, photo, pixels))
         item.seconds["write"] = perf_counter() - clock
 
     def _provenance(self) -> Provenance | None:
@@ -92,10 +94,13 @@ class Finisher:
         return Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
 
     def _compare(self, item: Loaded, photo: Photo, pixels: Pixels) -> dict[str, float]:
-        """PSNR and SSIM of input and output against the reference photo of the same key, if there is one."""
+        """PSNR and SSIM of input and output against the reference photo of the same key, if there is a readable one.
+
+        Raises StoreError where the store fails: the shard is tried again, lest a row be without its measures for good.
+        """
         try:
-            truth = _as_tensor(decode_photo(read_uri(f"{self.reference}/{item.planned['key']}")).pixels)
-        except (StoreError, PhotoError):
+            truth = _as_tensor(decode_photo(read_uri(f"{self.reference}/{item.planned.key}")).pixels)
+        except (NotFound, PhotoError):
             return {}
         measures = {}
         for name, candidate in (("input", _as_tensor(photo.pixels)), ("output", _as_tensor(pixels))):

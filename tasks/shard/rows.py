@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,60 +14,84 @@ from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Model
 from tasks.config import RunConfig
 from tasks.shard.load import Loaded
-from tasks.shard.operations import seed_of
 from tasks.shard.progress import PROGRESS, worker
+from tasks.shard.requests import seed_of
 from tasks.store.schema import STAGES, shard_schema
+
+PICTURES = ("output", "haze_map", "reconstruction", "attention_map")
 
 
 def shard_table(done: list[Loaded], config: RunConfig, plan: int, shard: int) -> pa.Table:
-    """The shard's rows in the order of the plan."""
-    shapes = {tuple(item.result["latent"].shape) for item in done if item.result.get("latent") is not None}
+    """The shard's rows in the order of the plan. Raises ValueError where rows and schema name different columns."""
+    shapes = {tuple(item.columns.latent.shape) for item in done if item.columns.latent is not None}
     shape = next(iter(shapes)) if len(shapes) == 1 else None
-    done = sorted(done, key=lambda item: int(item.planned["row"]))
-    rows = [_row(item, config, plan, shard) for item in done]
+    rows = [row_of(item, config, plan, shard) for item in sorted(done, key=lambda item: item.planned.row)]
     schema = shard_schema(shape)
+    for row in rows:
+        check_names(row, schema)
     columns = [
-        _latents(rows, shape) if name == "latent" else pa.array([r.get(name) for r in rows], schema.field(name).type)
+        _latents(rows, shape) if name == "latent" else pa.array([r[name] for r in rows], schema.field(name).type)
         for name in schema.names
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def check_names(row: dict[str, Any], schema: pa.Schema) -> None:
+    """Raise ValueError unless a row names just the columns of the schema: Arrow would make a misspelt one null."""
+    strange = row.keys() ^ set(schema.names)
+    if strange:
+        raise ValueError(f"a row and the shard's schema differ in {', '.join(sorted(strange))}")
+
+
 def _latents(rows: list[dict[str, Any]], shape: tuple[int, ...] | None) -> pa.Array:
     """The latent column: tensors of one shape, or raw bytes."""
-    halves = [None if r.get("latent") is None else r["latent"].half().numpy() for r in rows]
+    halves = [None if r["latent"] is None else r["latent"].half().numpy() for r in rows]
     if shape is None:
         return pa.array([None if x is None else x.tobytes() for x in halves], pa.binary())
     storage = pa.array([None if x is None else x.ravel() for x in halves], pa.list_(pa.float16(), int(np.prod(shape))))
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float16(), list(shape)), storage)
 
 
-def _row(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, Any]:
-    planned, result = item.planned, item.result
-    code, message = item.error or (None, None)
-    latent = result.get("latent")
+def row_of(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, Any]:
+    """A photo's row, by the names of ``tasks.store.schema.shard_schema``."""
+    planned, failure = item.planned, item.failure
+    columns = {field.name: getattr(item.columns, field.name) for field in fields(item.columns)}
+    latent, metrics = item.columns.latent, item.columns.metrics
     return {
-        "prompt": planned["prompt"] or config.prompt,
-        "target_prompt": planned["target_prompt"] or config.target_prompt,
-        **result,
+        **columns,
+        **{name: None if columns[name] is None else {"bytes": columns[name], "path": None} for name in PICTURES},
+        "prompt": _first(item.columns.prompt, planned.prompt or None, config.prompt),
+        "target_prompt": _first(item.columns.target_prompt, planned.target_prompt or None, config.target_prompt),
         "plan": plan,
         "shard": shard,
-        "row": planned["row"],
-        "key": planned["key"],
+        "row": planned.row,
+        "key": planned.key,
         "image_id": item.image_id,
-        "source_uri": planned["uri"],
-        "source_etag": planned["etag"],
+        "source_uri": planned.uri,
+        "source_etag": planned.etag,
         "source_size": item.source_size,
-        "status": "failed" if item.error else "ok",
-        "error_code": code,
-        "error_message": message,
-        "verdict": None if item.error else result.get("verdict"),
-        "editing_type": planned["editing_type"],
+        "status": "ok" if failure is None else "failed",
+        "error_code": None if failure is None else failure.code,
+        "error_message": None if failure is None else failure.message,
+        "verdict": item.columns.verdict if failure is None else None,
+        "editing_type": planned.editing_type,
         "latent_shape": None if latent is None else list(latent.shape),
-        "metrics": None if "metrics" not in result else list(result["metrics"].items()),
-        "timings": {stage: item.seconds.get(stage) for stage in STAGES},
-        "seed": seed_of(config, item.image_id, planned["seed"]),
+        "metrics": None if metrics is None else [(name, x) for name, x in metrics.items() if np.isfinite(x)],
+        "timings": timings_of(item.seconds),
+        "seed": seed_of(config, item.image_id, planned.seed),
     }
+
+
+def _first(*given: str | None) -> str | None:
+    """The first that is given."""
+    return next((text for text in given if text is not None), None)
+
+
+def timings_of(seconds: dict[str, float]) -> dict[str, float | None]:
+    """Seconds by stage, null where a photo did not come to it. Raises ValueError for a stage that the schema does not name."""
+    if strange := seconds.keys() - set(STAGES):
+        raise ValueError(f"the schema has no stage {', '.join(sorted(strange))}")
+    return {stage: seconds.get(stage) for stage in STAGES}
 
 
 def shard_footer(config: RunConfig, model: Model | None, versions: dict[str, str], started: datetime) -> dict[str, Any]:

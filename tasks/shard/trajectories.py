@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Model
 from fpcore.models.sizing import pad
 from tasks.config import RunConfig
-from tasks.shard.operations import Outcome
+from tasks.shard.outcome import Outcome
 from tasks.store.schema import PATH
 
 PATHS, ITERATIONS = 6, 10
@@ -22,9 +23,9 @@ PATHS, ITERATIONS = 6, 10
 
 def add_paths(model: Model, config: RunConfig, outcomes: list[Outcome | None]) -> bool:
     """Give the first good photo its ``paths``; whether there was one."""
-    for outcome in outcomes:
-        if outcome is not None and outcome.error is None:
-            outcome.columns["paths"] = path_rows(model, config, outcome)
+    for i, outcome in enumerate(outcomes):
+        if outcome is not None and outcome.failure is None:
+            outcomes[i] = replace(outcome, columns=replace(outcome.columns, paths=path_rows(model, config, outcome)))
             return True
     return False
 
@@ -36,11 +37,10 @@ def path_rows(model: Model, config: RunConfig, outcome: Outcome) -> list[dict[st
     are coordinates along the two directions in which the paths vary most, seen from where path 0 ends.
     """
     schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
-    condition = model.embed([outcome.columns.get("prompt") or ""])
-    predict = OOMBackoff(lambda z, t, image: model.predict(z, t, condition.rows(image)))
-    first, last = (int(schedule.psi.nonzero()[at]) for at in (0, -1))
-    starts = {first: model.encode(pad(outcome.source[None], model) * 2 - 1)[0]}
-    latent = outcome.columns.get("latent")
+    predict = OOMBackoff(model.under(model.embed([outcome.columns.prompt or ""])))
+    first, last = int(schedule.real[0]), int(schedule.real[-1])
+    starts = {first: model.latents_of(pad(outcome.source[None], model))[0]}
+    latent = outcome.columns.latent
     if latent is not None and last != first:
         starts[last] = _before(predict, schedule, last, latent.to(starts[first]))
     tables = [

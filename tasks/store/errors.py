@@ -17,9 +17,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class StoreError(Exception):
     """Base of all storage errors; the message is one sentence that names the fix."""
+
+    transient: ClassVar[bool] = False
+    """Whether trying the same again later can help."""
 
 
 class InvalidLocation(StoreError, ValueError):
@@ -44,6 +49,8 @@ class StoreFull(StoreError):
 
 class StoreUnavailable(StoreError):
     """A transient failure lasted longer than the retry budget."""
+
+    transient = True
 
 
 class NotExclusive(StoreError):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tasks.estimate import Rates, measure, sizing
+from tasks.estimate import Rates, rates_of, sizing
 
 
 def test_hours_and_storage_follow_from_the_measured_photo() -> None:
@@ -24,4 +24,4 @@ def test_the_last_shard_keeps_one_device_busy_alone() -> None:
 
 def test_an_output_without_commits_cannot_be_measured(tmp_path) -> None:
     with pytest.raises(ValueError, match="no committed shard"):
-        measure(str(tmp_path / "empty"))
+        rates_of(str(tmp_path / "empty"))

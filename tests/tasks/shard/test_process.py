@@ -11,9 +11,11 @@ import pytest
 from tasks.config import RunConfig
 from tasks.photos.sources import list_photos
 from tasks.shard import process
-from tasks.shard.process import _ahead, _groups, _with_batch_size
+from tasks.shard.operate import _with_batch_size
+from tasks.shard.process import _ahead, _groups
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
+from tasks.store.planned import PlannedPhoto
 from tests.photographs import write_photos
 
 
@@ -49,13 +51,13 @@ def test_an_error_of_the_maker_reaches_the_consumer() -> None:
 def test_groups_hold_every_photo_once_at_model_size(tmp_path: Path) -> None:
     keys = write_photos(tmp_path, 7)
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    rows = [{**entry, "row": i} for i, entry in enumerate(list_photos(str(tmp_path)))]
+    rows = [PlannedPhoto(shard=0, row=i, **entry) for i, entry in enumerate(list_photos(str(tmp_path)))]
     groups = [*_groups(rows, RunConfig(dehaze_variant="dcp", batch_size=1), None)]
-    good = [item for group in groups for item in group.photos if item.error is None]
-    bad = [item for group in groups for item in group.photos if item.error is not None]
-    assert sorted(item.planned["key"] for item in good) == sorted(keys)
+    good = [item for group in groups for item in group.photos if item.failure is None]
+    bad = [item for group in groups for item in group.photos if item.failure is not None]
+    assert sorted(item.planned.key for item in good) == sorted(keys)
     assert {item.small.shape for item in good if item.small is not None} == {(3, 192, 256)}
-    assert [item.planned["key"] for item in bad] == ["broken.png"]
+    assert [item.planned.key for item in bad] == ["broken.png"]
 
 
 @pytest.mark.parametrize("given", ["auto", 0])
@@ -74,7 +76,7 @@ def test_two_shards_in_one_process_take_turns_on_the_device(tmp_path: Path, monk
     ledger.create_run(config.identity())
     ledger.plan_new(list_photos(str(tmp_path / "in")), config.shard_size)
     inside, most, names = [0], [0], set()
-    evaluate = process._evaluate
+    evaluate = process.evaluate
 
     def noted(*arguments: Any) -> Any:
         inside[0] += 1
@@ -85,7 +87,7 @@ def test_two_shards_in_one_process_take_turns_on_the_device(tmp_path: Path, monk
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr(process, "_evaluate", noted)
+    monkeypatch.setattr(process, "evaluate", noted)
     with ThreadPoolExecutor(2) as threads:
         work = [threads.submit(process.process_shard, str(tmp_path / "out"), config, *s) for s in ledger.open_shards()]
         assert [w.result()["photos"] for w in work] == [2, 2]

@@ -1,0 +1,99 @@
+"""A run's operation on a group of photos of one model size: the device's part of a shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from fpcore.inversion.invert import Cancelled
+from fpcore.models.model import Model
+from fpcore.models.rows import auto_batch_size
+from fpcore.models.sizing import pad
+from tasks.config import RunConfig
+from tasks.photos.sidecars import resized
+from tasks.shard.cancellation import Stop
+from tasks.shard.dehaze import run_dark_channel, run_dehaze
+from tasks.shard.edit import run_edit
+from tasks.shard.invert import run_invert
+from tasks.shard.load import Loaded
+from tasks.shard.method import inversion_method
+from tasks.shard.outcome import Failure, Outcome
+from tasks.shard.requests import EditRequests, requests_of
+
+OUT_OF_MEMORY = Failure(
+    "out-of-memory", "One photo does not fit the device. Use a smaller model, float16 or cpu_offload."
+)
+
+
+@dataclass
+class Group:
+    """Photos that go through the device together: all of one model size."""
+
+    size: tuple[int, int]
+    photos: list[Loaded] = field(default_factory=list)
+    pixels: int = 0
+
+
+def evaluate(group: Group, config: RunConfig, model: Model | None, should_stop: Stop) -> list[Outcome | None]:
+    """The device's part. A group that does not fit the device fails as rows, not as a shard."""
+    if group.size == (0, 0):
+        return [None] * len(group.photos)
+    pixels = torch.from_numpy(np.stack([item.small for item in group.photos if item.small is not None]))
+    try:
+        config = _with_batch_size(config, model, group.size)
+        requests = requests_of(group.photos, config, group.size)
+        darkest = torch.tensor([item.darkest for item in group.photos if item.small is not None])
+        outcomes, seconds = _operate(config, model, pixels, darkest, requests, _prior(group), should_stop)
+    except torch.OutOfMemoryError:
+        if config.on_oom == "fail":
+            raise
+        for item in group.photos:
+            item.fail(OUT_OF_MEMORY)
+        return [None] * len(group.photos)
+    share = {stage: value / len(outcomes) for stage, value in seconds.items()}
+    for item in group.photos:
+        item.seconds.update(share)
+    return list(outcomes)
+
+
+def _prior(group: Group) -> torch.Tensor | None:
+    """The group's depth maps (M, 1, h, w) at model size, or None where there are none."""
+    maps = [resized(item.depth, group.size) for item in group.photos if item.depth is not None]
+    return torch.from_numpy(np.stack(maps))[:, None] if maps else None
+
+
+def _with_batch_size(config: RunConfig, model: Model | None, size: tuple[int, int]) -> RunConfig:
+    """The configuration with the batch size that 0 stands for."""
+    if config.batch_size:
+        return config
+    rows = 1 if model is None else auto_batch_size(model, *size)
+    return config.model_copy(update={"batch_size": max(1, rows // inversion_method(config).paths)})
+
+
+def _operate(
+    config: RunConfig,
+    model: Model | None,
+    pixels: torch.Tensor,
+    darkest: torch.Tensor,
+    requests: EditRequests,
+    prior: torch.Tensor | None,
+    should_stop: Stop,
+) -> tuple[list[Outcome], dict[str, float]]:
+    """The run's operation on a group, padded to what the model takes and cropped back."""
+    if model is None:
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped between two groups")
+        return run_dark_channel(config, pixels)
+    height, width = pixels.shape[-2:]
+    padded = pad(pixels, model)
+    if config.operation == "dehaze":
+        prior = None if prior is None else pad(prior, model)
+        outcomes, seconds = run_dehaze(model, config, padded, darkest, prior, should_stop)
+    else:
+        operation = run_invert if config.operation == "invert" else run_edit
+        outcomes, seconds = operation(model, config, padded, requests.padded(model), should_stop)
+    return [
+        replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes
+    ], seconds
