@@ -45,7 +45,7 @@ Make = Callable[[float], Method]
 
 
 def every_step(name: str, **options: Any) -> Method:
-    """The method without blind steps."""
+    """The method without speculative steps."""
     return method(name, speculative_below=0.0, **options)
 
 

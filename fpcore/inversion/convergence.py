@@ -178,7 +178,7 @@ def path_errors(
 def stop_errors(predict: Predict, schedule: Schedule, run: Inversion, *, precision: float = 1e-7) -> Columns:
     """The true error of each step at which an inversion stopped, beside the bound it stopped with.
 
-    ``run`` kept its trajectory; steps it took blind did not stop and are left out. Columns: image, step, timestep,
+    ``run`` kept its trajectory; steps it took speculatively did not stop and are left out. Columns: image, step, timestep,
     iteration (evaluations spent), intra, bound, rate, status, error, floor (see ``path_errors``).
     Raises ValueError without a trajectory.
     """

@@ -34,8 +34,8 @@ class Method:
     ``norm``: residuals are measured on the state z, or on z/a, a = √ᾱ (the scale of the picture).
     ``accelerate_above``: use the solver on steps whose rate r_t is larger, and plain iteration, which tells how fast f
     contracts, on the others.
-    ``blind_below``: take a step unevaluated, along the extrapolated direction, where the certified bound of the step after
-    it is foretold to stay below this share of the tolerance; that bound is then measured, and the step undone if it
+    ``speculative_below``: take a step unevaluated, along the extrapolated direction, where the certified bound of the step after
+    it is predicted to stay below this share of the tolerance; that bound is then measured, and the step undone if it
     fails. 0: every step is evaluated.
     ``patience``: evaluations without progress before a row is called stagnated, oscillating, ambiguous or diverging.
     """
@@ -58,7 +58,7 @@ class Method:
             raise ValueError(f"{self.name} needs at least {self.criterion.paths} paths, not {self.paths}")
         if self.speculative_below > 0 and (self.guess != "extrapolated" or not isinstance(self.criterion, Certified)):
             raise ValueError(
-                f"blind steps need the certified criterion and the extrapolated guess, {self.name} has not both"
+                f"speculative steps need the certified criterion and the extrapolated guess, {self.name} has not both"
             )
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations}")
@@ -76,7 +76,7 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
     ``fixed-point``  the paper, Eq. 6: z^{i+1} = f(z^i) from z⁰ = z_{t-1}, a fixed count.
     ``intra-path``   the same until RMS(f(z) − z) is small: the test of FPI (Meiri et al. 2023) and AIDI.
     ``inter-path``   the paper, §4: the same beside ẑ⁰ = z⁰ + n, n ~ N(0, I), until RMS(f(z) − f(ẑ)) is small.
-    ``certified``    r/(1−r) · RMS(f(z) − z), Banach's a-posteriori bound; starts and blind steps extrapolated in ln σ̃;
+    ``certified``    r/(1−r) · RMS(f(z) − z), Banach's a-posteriori bound; starts and speculative steps extrapolated in ln σ̃;
                      Chebyshev semi-iteration (Golub & Varga 1961) where r_t is large.
     ``aidi``         Pan et al. 2023: Anderson acceleration (Walker & Ni 2011), intra-path test.
     ``renoise``      Garibi et al. 2024: the mean of f(z^i) over the later iterations of a fixed count.
@@ -129,7 +129,7 @@ def method(
     if guess is not None:
         options["guess"] = guess
         if guess != "extrapolated":
-            options.setdefault("blind_below", 0.0)
+            options.setdefault("speculative_below", 0.0)
     if damping is not None:
         options |= {"solver": Picard(damping), "accelerate_above": 0.0}
     if anderson is not None:

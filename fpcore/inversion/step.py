@@ -31,8 +31,8 @@ class State:
     direction_before: Tensor  # the one before it
     level: Tensor  # where they were evaluated, see Schedule.level; NaN: none yet
     level_before: Tensor
-    anchor: Tensor  # (B, C, h, w): the state before a step that was taken blind
-    speculative: Tensor  # the step before this one was taken blind
+    anchor: Tensor  # (B, C, h, w): the state before a step that was taken speculatively
+    speculative: Tensor  # the step before this one was taken speculatively
     noise: Tensor  # (B, K - 1, C, h, w): where the other paths start from
     step: Tensor
     iteration: Tensor
@@ -111,7 +111,7 @@ def _initial_guess(c: Constants, method: Method, s: State, step: Tensor) -> Tens
 
 
 def _predict_bound(s: State, c: Constants, method: Method, m: Measures) -> Tensor:
-    """The certified bound (B,) to expect two steps ahead if the next one is taken blind, infinite where it must not be.
+    """The certified bound (B,) to expect two steps ahead if the next one is taken speculatively, infinite where it must not be.
 
     What a line through the directions at levels l₁, l₂ misses at l is κ |(l − l₁)(l − l₂)|. κ is measured by the first
     residual of this step.
@@ -243,7 +243,7 @@ def _take_speculative(s: State, chosen: Tensor, c: Constants, method: Method) ->
     """``chosen`` rows (B,) take the step before them with the extrapolated direction and unevaluated.
 
     The next step lies on the same line of directions, further away from where it was drawn. If that one passes its
-    certified test at the first evaluation, so does the blind one between; if not, ``_go_back`` undoes it.
+    certified test at the first evaluation, so does the speculative one between; if not, ``_roll_back`` undoes it.
     """
     ahead = torch.where(chosen, s.step + 1, s.step)
     moved = replace(s, anchor=s.base, base=where_row(chosen, s.z[:, 0], s.base), step=ahead, speculative=chosen)
@@ -252,7 +252,7 @@ def _take_speculative(s: State, chosen: Tensor, c: Constants, method: Method) ->
 
 
 def _roll_back(before: State, after: State, failed: Tensor) -> State:
-    """Rows (B,) whose blind step was not confirmed return to it, where their blind iterate is a guess like any other."""
+    """Rows (B,) whose speculative step was not confirmed return to it; its iterate is then a guess like any other."""
     return replace(
         after,
         z=where_row(failed, _with_paths(before.base, before.noise), after.z),

@@ -32,7 +32,7 @@ from tasks.store.planned import PlannedPhoto
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
 EVERY_STEP: dict[str, Any] = {
-    "tolerance": TOLERANCE, "norm": "state", "blind_below": 0.0, "damping": 1.0, "max_iterations": 12,
+    "tolerance": TOLERANCE, "norm": "state", "speculative_below": 0.0, "damping": 1.0, "max_iterations": 12,
 }  # fmt: skip
 GUIDANCE = (1.0, 2.0, 7.5)
 NOISE_SCHEDULES: tuple[NoiseSchedule, ...] = ("linear", "scaled_linear", "cosine")

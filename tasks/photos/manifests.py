@@ -30,7 +30,6 @@ ALIASES = {
 }
 
 
-
 def read_manifest(source: str, suffix: str, allow_http: bool) -> Iterator[dict[str, Any]]:
     """Entries as ``list_photos`` gives them. Raises ValueError or StoreError with a sentence that names the fix."""
     data = read_uri(source, allow_http=allow_http)

@@ -30,19 +30,19 @@ class SmallDevice:
 def test_rows_are_halved_until_they_fit_and_results_stay(fits: int) -> None:
     device = SmallDevice(fits)
     z0 = device.model.draw(16, torch.Generator().manual_seed(0))
-    halving = OOMBackoff(device)
-    inversion = invert(halving, device.schedule, z0, method("certified"), batch_size=16)
+    backoff = OOMBackoff(device)
+    inversion = invert(backoff, device.schedule, z0, method("certified"), batch_size=16)
     expected = invert(device.model.predict, device.schedule, z0, method("certified"), batch_size=16)
     torch.testing.assert_close(inversion.latents, expected.latents, rtol=1e-12, atol=1e-12)
-    assert (halving.rows or 16) <= max(fits, 1)
-    assert (halving.rows is None) == (fits == 16)
+    assert (backoff.rows or 16) <= max(fits, 1)
+    assert (backoff.rows is None) == (fits == 16)
 
 
 def test_it_stays_halved() -> None:
     device = SmallDevice(4)
-    halving = OOMBackoff(device)
+    backoff = OOMBackoff(device)
     z = device.model.draw(16, torch.Generator().manual_seed(0))
-    sample(halving, device.schedule, z, batch_size=16)
+    sample(backoff, device.schedule, z, batch_size=16)
     too_large = [n for n in device.calls if n > 4]
     assert too_large == [16, 8]
 

@@ -17,7 +17,7 @@ from tests.fpcore.closed_form import mixture, sd_schedule
 TOLERANCE = 2e-3
 
 
-def test_blind_steps_are_as_close_to_their_fixed_points_as_the_others() -> None:
+def test_speculative_steps_are_as_close_to_their_fixed_points_as_the_others() -> None:
     """Every state against its fixed point found to 1e-11, 4 × 52 images × 50 steps.
 
     The few beyond the tolerance belong to images that decide between two modes, where the certificate's premise, a
@@ -63,7 +63,7 @@ def test_fewer_evaluations_than_steps_at_the_same_round_trip() -> None:
 
 
 def kinked(at: int) -> Predict:
-    """A network whose direction is a constant and jumps at timestep ``at``: no line foretells that."""
+    """A network whose direction is a constant and jumps at timestep ``at``: no line predicts that."""
 
     def predict(z: Tensor, t: Tensor, image: Tensor) -> Tensor:
         return torch.where((t >= at).view(-1, 1, 1, 1), 1.0, 0.1) * torch.ones_like(z)
@@ -71,7 +71,7 @@ def kinked(at: int) -> Predict:
     return predict
 
 
-def test_a_blind_step_that_is_not_confirmed_is_undone() -> None:
+def test_a_speculative_step_that_is_not_confirmed_is_undone() -> None:
     schedule = sd_schedule(20)
     kink = int(schedule.timesteps[9])
     predict = kinked(kink)
@@ -88,7 +88,7 @@ def test_a_blind_step_that_is_not_confirmed_is_undone() -> None:
     assert float(residual.max()) < 1e-3
 
 
-def test_the_trajectory_holds_blind_states_too() -> None:
+def test_the_trajectory_holds_speculative_states_too() -> None:
     schedule = sd_schedule(30)
     model = mixture(schedule)
     z0 = model.draw(5, torch.Generator().manual_seed(1))
@@ -100,7 +100,7 @@ def test_the_trajectory_holds_blind_states_too() -> None:
     assert torch.equal(run.trajectory[:, -1], run.latents)
 
 
-def test_poison_beside_and_under_a_blind_step() -> None:
+def test_poison_beside_and_under_a_speculative_step() -> None:
     schedule = sd_schedule(30)
     model = mixture(schedule)
     z0 = model.draw(4, torch.Generator().manual_seed(1))
@@ -126,7 +126,7 @@ def test_one_allowed_iteration_still_undoes() -> None:
 
 
 @pytest.mark.parametrize("options", [{"name": "intra-path"}, {"name": "certified", "guess": "last"}])
-def test_blind_steps_need_a_certificate_and_a_line(options: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="blind steps need"):
+def test_speculative_steps_need_a_certificate_and_a_line(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="speculative steps need"):
         method(**options, speculative_below=0.5)  # type: ignore[arg-type]
     assert Method("x", Certified()).speculative_below == 0

@@ -75,11 +75,11 @@ def test_rows_that_do_not_fit_are_not_filled_up_again() -> None:
             return (z,)
 
     compiled.compiled = Limited()
-    halving = OOMBackoff(lambda z, t, image: compiled(z, t, z, None)[0])
-    halving(torch.randn(8, 3), torch.arange(8), torch.arange(8))
-    halving(torch.randn(2, 5), torch.arange(2), torch.arange(2))
+    backoff = OOMBackoff(lambda z, t, image: compiled(z, t, z, None)[0])
+    backoff(torch.randn(8, 3), torch.arange(8), torch.arange(8))
+    backoff(torch.randn(2, 5), torch.arange(2), torch.arange(2))
     fits[0] = 4
-    halving(torch.randn(8, 3), torch.arange(8), torch.arange(8))
+    backoff(torch.randn(8, 3), torch.arange(8), torch.arange(8))
     assert tried == [8, 2, 8, 4, 4]
 
 
