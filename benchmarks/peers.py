@@ -24,8 +24,8 @@ def network(model: Model, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
 @torch.no_grad()
 def diffusers_loop(model: Model, pixels: Tensor, steps: int, source: str, target: str, batch_size: int) -> Tensor:
     """DDIMInverseScheduler under ``source``, DDIMScheduler under ``target``: (M, 3, H, W) in [0, 1], both ways."""
-    inverse = DDIMInverseScheduler.from_config(model.scheduler.config)
-    forward = DDIMScheduler.from_config(model.scheduler.config)
+    inverse = DDIMInverseScheduler.from_config(model.scheduler.config, timestep_spacing="trailing")
+    forward = DDIMScheduler.from_config(model.scheduler.config, timestep_spacing="trailing")
     inverse.set_timesteps(steps, device=model.device)
     forward.set_timesteps(steps, device=model.device)
     conditions = model.embed([source]), model.embed([target])
@@ -64,8 +64,11 @@ def fixed_point_loop(
     model: Model, pixels: Tensor, steps: int, source: str, target: str, iterations: int, batch_size: int = 1
 ) -> Tensor:
     """Fixed-point inversion under ``source`` and diffusers' sampling under ``target``: (M, 3, H, W) in [0, 1]."""
-    schedule = Schedule.from_scheduler(model.scheduler, steps)
-    forward, condition = DDIMScheduler.from_config(model.scheduler.config), model.embed([target])
+    schedule = Schedule.from_scheduler(model.scheduler, steps, "trailing")
+    forward, condition = (
+        DDIMScheduler.from_config(model.scheduler.config, timestep_spacing="trailing"),
+        model.embed([target]),
+    )
     forward.set_timesteps(steps, device=model.device)
     results = []
     for part in pixels.split(batch_size):

@@ -39,6 +39,7 @@ from fpcore.inversion.convergence import final_residuals
 from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import method
 from fpcore.inversion.sample import sample
+from fpcore.inversion.schedule import Schedule
 from fpcore.models.compiled import Compiled, fixed_shapes
 from fpcore.models.load import DTYPES, load_model
 
@@ -70,9 +71,10 @@ def check(job: Job) -> None:
     """Our sampling and diffusers' give the same latents from the same noise."""
     z = torch.randn((2, *job.model.latent_shape(*job.hazy.shape[-2:])), generator=torch.Generator().manual_seed(0))
     z = z.to(job.model.device)
-    ours = job.model.decode(sample(job.first(2).predict(TARGET), job.schedule, z, batch_size=2))
+    schedule = Schedule.from_scheduler(job.model.scheduler, job.steps, "trailing")
+    ours = job.model.decode(sample(job.first(2).predict(TARGET), schedule, z, batch_size=2))
     # zero inversion steps: the peers' sampling alone
-    forward = type(job.model.scheduler).from_config(job.model.scheduler.config)
+    forward = type(job.model.scheduler).from_config(job.model.scheduler.config, timestep_spacing="trailing")
     forward.set_timesteps(job.steps, device=z.device)
     condition = job.model.embed([TARGET]).repeat(2)
     for t in forward.timesteps:

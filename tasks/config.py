@@ -8,10 +8,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
+TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
 Sampler = Literal["ddim", "o-belm"]
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
 WHERE = ("device", "attention", "vae_slicing", "vae_tiling", "cpu_offload", "compile", "local_files_only")
 """Fields that say where and how something is computed, not what."""
+
+
+def default_steps(given: dict[str, Any]) -> int:
+    """Ten steps suffice a built-in model, whose own spacing contracts alike on all (docs/CONVERGENCE.md)."""
+    builtin = str(given.get("pretrained_model_name_or_path")).startswith("builtin:")
+    return 10 if builtin and given.get("operation") != "edit" and given.get("sampler") == "ddim" else 25
+
+
+def default_spacing(given: dict[str, Any]) -> TimestepSpacing | None:
+    """O-BELM's inverse multiplies errors by (h_N/h_1)², its steps h in σ̃: they must not grow by e a step."""
+    return "trailing" if given.get("sampler") == "o-belm" else None
 
 
 class RunConfig(BaseModel):
@@ -40,10 +52,21 @@ class RunConfig(BaseModel):
     )
     local_files_only: bool = Field(False, description="never ask the hub")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    num_inference_steps: int = Field(25, ge=1, le=1000, description="DDIM steps of inversion and regeneration")
     method: MethodName = Field("certified", description="inversion method")
     sampler: Sampler = Field(
         "ddim", description="o-belm: a two-step sampler with an exact inverse, for the operation invert; no method then"
+    )
+    num_inference_steps: int = Field(
+        default_factory=default_steps,
+        ge=1,
+        le=1000,
+        description="DDIM steps of inversion and regeneration; left out: 10 with a built-in model; 25 with others, "
+        "to edit, and for o-belm",
+    )
+    timestep_spacing: TimestepSpacing | None = Field(
+        default_factory=default_spacing,
+        description="where the steps lie: trailing, leading and linspace are uniform in t, log-sigma in the logarithm of "
+        "the noise level; none = the model's own, log-sigma for the built-in models, trailing for o-belm",
     )
     guess: Literal["previous", "last", "extrapolated"] | None = Field(
         None, description="initial guess of a step; none = the method's own"

@@ -49,7 +49,7 @@ def build_scheduler() -> Any:
         prediction_type="v_prediction",
         clip_sample=False,
         set_alpha_to_one=False,
-        timestep_spacing="trailing",
+        timestep_spacing="log-sigma",
     )
 
 
@@ -125,7 +125,8 @@ def parameter_groups(model: Denoiser, recipe: Recipe) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def sample(model: Denoiser, scheduler: Any, recipe: Recipe, prompts: list[str], per_prompt: int) -> Image.Image:
-    """A sheet of samples from the same noises, one row a prompt, 25 DDIM steps."""
+    """A sheet of samples from the same noises, one row a prompt, 25 of diffusers' DDIM steps."""
+    scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     scheduler.set_timesteps(25)
     device = next(model.parameters()).device
     channels, side = 3 * recipe.patch_size**2, recipe.image_size // recipe.patch_size

@@ -7,10 +7,9 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMScheduler
 
-from fpcore.inversion.schedule import Schedule
+from fpcore.inversion.schedule import Schedule, TimestepSpacing
 
 NoiseSchedule = Literal["trained", "linear", "scaled_linear", "cosine"]
-Spacing = Literal["leading", "trailing", "linspace"]
 BETAS: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},  # DDPM
     # Stable Diffusion's, with its offset
@@ -20,7 +19,7 @@ BETAS: dict[str, dict[str, Any]] = {
 
 
 def schedule_at_levels_of(
-    trained: Any, levels: NoiseSchedule, num_inference_steps: int, spacing: Spacing | None = None
+    trained: Any, levels: NoiseSchedule, num_inference_steps: int, spacing: TimestepSpacing | None = None
 ) -> Schedule:
     """The pairs of another DDIM schedule, for a network trained with the scheduler ``trained``.
 

@@ -12,17 +12,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
+"""Where the steps lie: diffusers' three are uniform in t, ``log-sigma`` is uniform in ln σ̃ (``log_sigma_timesteps``)."""
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """Shape (B,) values so that they multiply (B, …) ``like``, in its dtype and on its device."""
     return values.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def log_sigma_timesteps(alphas: Tensor, count: int) -> Tensor:
+    """``count`` ascending timesteps whose ln σ̃ are as evenly spaced as the trained levels ``alphas`` (T,) allow.
+
+    r_t = 1 − σ̃_{t-1}/σ̃_t depends on the ratio of neighbouring levels alone, so even steps of ln σ̃ contract alike. The
+    first step starts from timestep 0, the last one ends at T − 1. Where levels lie so far apart that two steps would
+    share one, the later takes the next.
+    """
+    levels = torch.log(1 / alphas - 1).nan_to_num() / 2
+    wanted = levels[0] + (levels[-1] - levels[0]) * torch.arange(1, count + 1) / count
+    nearest = (levels - wanted[:, None]).abs().argmin(1).tolist()
+    spare = len(alphas) - count
+    chosen = [min(spare, 1) - 1]  # the level the first step starts from
+    for i, t in enumerate(nearest):
+        chosen.append(min(max(t, chosen[-1] + 1), spare + i))
+    return torch.tensor(chosen[1:])
 
 
 @dataclass(frozen=True)
@@ -64,27 +83,46 @@ class Schedule:
         return cls(timesteps, prev.sqrt(), (1 - prev).sqrt(), now.sqrt(), (1 - now).sqrt(), prediction_type)
 
     @classmethod
-    def from_scheduler(cls, scheduler: Any, num_inference_steps: int) -> Schedule:
-        """The pairs diffusers' ``DDIMScheduler`` (or ``FlowMatchEulerDiscreteScheduler``) walks in that many steps.
+    def from_scheduler(
+        cls, scheduler: Any, num_inference_steps: int, timestep_spacing: TimestepSpacing | None = None
+    ) -> Schedule:
+        """The pairs that a ``DDIMScheduler`` (or ``FlowMatchEulerDiscreteScheduler``) walks in that many steps.
 
-        Its own rule for the neighbour of a timestep, t − T // N, is kept, also where the spacing makes it differ from the
-        previous element of the list, so that samples agree with diffusers'.
+        ``timestep_spacing`` None: the one the scheduler's own configuration names. For diffusers' spacings its rule for the
+        neighbour of a timestep, t − T // N, is kept, also where it differs from the previous element of the list, so that
+        samples agree with diffusers'. Raises ValueError for a spacing or a number of steps that cannot be.
         """
         config = scheduler.config
         if not 1 <= num_inference_steps <= config.num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps must be 1 to {config.num_train_timesteps}, not {num_inference_steps}"
             )
-        scheduler.set_timesteps(num_inference_steps)
         if not hasattr(scheduler, "alphas_cumprod"):
-            sigma = scheduler.sigmas.double().flip(0)
-            before, after = sigma[:-1], sigma[1:]
-            return cls(scheduler.timesteps.flip(0).cpu(), 1 - before, before, 1 - after, after, "flow")
-        timesteps = scheduler.timesteps.cpu().long().flip(0)
-        before = timesteps - config.num_train_timesteps // num_inference_steps
+            return cls._of_flow(scheduler, num_inference_steps, timestep_spacing)
+        spacing = timestep_spacing or config.timestep_spacing
+        if spacing not in get_args(TimestepSpacing):
+            raise ValueError(f"unknown spacing {spacing!r}; choose from {', '.join(get_args(TimestepSpacing))}")
         alphas, final = scheduler.alphas_cumprod.double(), torch.as_tensor(scheduler.final_alpha_cumprod).double()
+        if spacing == "log-sigma":
+            timesteps = log_sigma_timesteps(alphas, num_inference_steps)
+            before = torch.cat([timesteps.new_tensor([-1]), timesteps[:-1]])
+        else:
+            if spacing != config.timestep_spacing:
+                scheduler = type(scheduler).from_config(config, timestep_spacing=spacing)
+            scheduler.set_timesteps(num_inference_steps)
+            timesteps = scheduler.timesteps.cpu().long().flip(0)
+            before = timesteps - config.num_train_timesteps // num_inference_steps
         alpha_prev = torch.where(before >= 0, alphas[before.clamp_min(0)], final)
         return cls.from_alphas(timesteps, alpha_prev, alphas[timesteps], config.prediction_type)
+
+    @classmethod
+    def _of_flow(cls, scheduler: Any, num_inference_steps: int, timestep_spacing: TimestepSpacing | None) -> Schedule:
+        if timestep_spacing is not None:
+            raise ValueError("rectified flow has its own spacing of σ (shift): leave timestep_spacing out")
+        scheduler.set_timesteps(num_inference_steps)
+        sigma = scheduler.sigmas.double().flip(0)
+        before, after = sigma[:-1], sigma[1:]
+        return cls(scheduler.timesteps.flip(0).cpu(), 1 - before, before, 1 - after, after, "flow")
 
     @property
     def alpha_prev(self) -> Tensor:

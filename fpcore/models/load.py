@@ -41,6 +41,7 @@ def load_model(
     vae_tiling: bool = False,
     cpu_offload: bool = False,
     compile: bool = False,
+    timestep_spacing: str | None = None,
 ) -> Model:
     """Load Stable Diffusion 1.x, 2.x, XL or a built-in model.
 
@@ -58,6 +59,7 @@ def load_model(
         vae_tiling: encode and decode large pictures in overlapping tiles.
         cpu_offload: keep each component in main memory except while it computes; needs a GPU.
         compile: compile the UNet for each batch shape it meets; minutes at the start, for long runs.
+        timestep_spacing: trailing, leading, linspace or log-sigma instead of the one that the model's scheduler names.
 
     Raises:
         UnsafeModelError: the model could run code or its files are broken; nothing was executed.
@@ -88,7 +90,7 @@ def load_model(
         vae=vae,
         text_encoders=tuple(encoders),
         tokenizers=tuple(_load_tokenizer(components[f"tokenizer{i}"]) for i in _suffixes(family)),
-        scheduler=_load_scheduler(components["scheduler"]),
+        scheduler=_load_scheduler(components["scheduler"], timestep_spacing),
         device=target,
         digest=layout.digest(),
         zero_null_text=family == "sdxl" and bool(layout.index.get("force_zeros_for_empty_prompt", True)),
@@ -233,10 +235,11 @@ def _load_tokenizer(component: Component) -> Any:
         return transformers.CLIPTokenizer.from_pretrained(component.folder, local_files_only=True)
 
 
-def _load_scheduler(component: Component) -> DDIMScheduler:
+def _load_scheduler(component: Component, timestep_spacing: str | None) -> DDIMScheduler:
     """DDIM with the model's own noise schedule, offsets and prediction type; never clipping, which has no inverse."""
     loader: Any = DDIMScheduler
-    scheduler: DDIMScheduler = loader.from_config(component.config, clip_sample=False, thresholding=False)
+    own = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+    scheduler: DDIMScheduler = loader.from_config(component.config, clip_sample=False, thresholding=False, **own)
     return scheduler
 
 

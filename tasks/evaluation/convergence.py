@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,8 @@ from fpcore.inversion import convergence as analysis
 from fpcore.inversion.convergence import Columns
 from fpcore.inversion.invert import Predict, invert
 from fpcore.inversion.methods import method
-from fpcore.inversion.noise_schedules import NoiseSchedule, Spacing, schedule_at_levels_of
-from fpcore.inversion.schedule import Schedule
+from fpcore.inversion.noise_schedules import NoiseSchedule, schedule_at_levels_of
+from fpcore.inversion.schedule import Schedule, TimestepSpacing
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
 from tasks.evaluation.convergence_figures import figures
@@ -36,7 +36,7 @@ EVERY_STEP: dict[str, Any] = {
 }  # fmt: skip
 GUIDANCE = (1.0, 2.0, 7.5)
 NOISE_SCHEDULES: tuple[NoiseSchedule, ...] = ("linear", "scaled_linear", "cosine")
-SPACINGS: tuple[Spacing, ...] = ("leading", "trailing", "linspace")
+SPACINGS: tuple[TimestepSpacing, ...] = get_args(TimestepSpacing)
 STARTS = {"previous": "z(t-1)", "last": "last direction", "extrapolated": "extrapolated"}
 PATH_STEPS = (0, 1, 2, 5)
 """Steps whose paths to the common fixed point are drawn."""

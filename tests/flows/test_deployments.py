@@ -108,7 +108,7 @@ def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deploy
         }
         assert all(field.get("description") for field in [*fields.values(), *schema["properties"].values()])
         assert fields["runner"]["enum"] == ["thread", "process", "ray", "work-pool"]
-        assert (fields["num_inference_steps"]["minimum"], fields["num_inference_steps"]["default"]) == (1, 25)
+        assert (fields["num_inference_steps"]["minimum"], fields["batch_size"]["default"]) == (1, 0)
         for wrong in ({"num_inference_steps": 0}, {"method": "magic"}, {"colour": "blue"}):
             with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
                 client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})

@@ -154,7 +154,7 @@ def trained(prediction: str = "v_prediction") -> DDIMScheduler:
     return DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False)
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "log-sigma"])
 @pytest.mark.parametrize("levels", ["linear", "scaled_linear", "cosine", "trained"])
 def test_other_levels_use_the_nearest_trained_timestep(levels: str, spacing: str) -> None:
     network = trained()
@@ -169,7 +169,7 @@ def test_other_levels_use_the_nearest_trained_timestep(levels: str, spacing: str
         assert apart.max() < 1e-4
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "log-sigma"])
 def test_own_levels_are_the_schedule_itself(spacing: str) -> None:
     network = DDIMScheduler(beta_schedule="linear", timestep_spacing=spacing, clip_sample=False, set_alpha_to_one=False)
     own, same = Schedule.from_scheduler(network, 10), schedule_at_levels_of(network, "trained", 10)

@@ -31,7 +31,7 @@ def relative(x: Tensor, reference: Tensor) -> float:
     return float((x - reference).norm() / reference.norm())
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "log-sigma"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("count", [1, 2, 10, 50, 999, 1000])
 def test_inverse_of_forward_is_exact(count: int, prediction: str, spacing: str) -> None:

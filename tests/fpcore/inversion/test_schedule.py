@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from fpcore.builtin.train import build_scheduler
 from fpcore.inversion.schedule import Schedule
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -56,6 +57,46 @@ def test_inversion_walks_the_reversed_list_of_sampling(spacing: str, count: int)
     assert schedule.timesteps.tolist() == list(reversed(ddim.timesteps.tolist()))
 
 
+@pytest.mark.parametrize("count", [1, 2, 6, 10, 25, 50])
+def test_log_sigma_contracts_alike_on_every_step(count: int) -> None:
+    rate = Schedule.from_scheduler(build_scheduler(), count).rate
+    assert float(rate.max() - rate.min()) < (0.03 if count <= 10 else 0.3)
+    # the noise level grows from that of timestep 0 to that of 999, e^9.9 times, by the same factor each step
+    alphas = build_scheduler().alphas_cumprod.double()
+    levels = (1 / alphas[[0, 999]] - 1).sqrt()
+    even = 1 - (levels[0] / levels[1]) ** (1 / count)
+    assert float((rate[1:-1] - even).abs().median() if count > 2 else rate[-1] - even) < 0.01
+    assert float((1 - rate).log().sum()) == pytest.approx(float((levels[0] / levels[1]).log()), rel=1e-6)
+
+
+def test_ten_steps_of_the_built_in_models() -> None:
+    schedule = Schedule.from_scheduler(build_scheduler(), 10)
+    assert schedule.timesteps.tolist() == [5, 22, 72, 201, 467, 754, 907, 968, 991, 999]
+    assert float(schedule.rate.max()) < 0.65
+    uniform = Schedule.from_scheduler(build_scheduler(), 10, "trailing")
+    assert float(uniform.rate.max()) > 0.93
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("count", [*COUNTS, 1000])
+def test_log_sigma_steps_follow_one_another_without_duplicates(count: int, prediction: str) -> None:
+    schedule = Schedule.from_scheduler(scheduler("leading", prediction), count, "log-sigma")
+    assert len(schedule) == count
+    assert (schedule.timesteps.diff() > 0).all()
+    assert int(schedule.timesteps[-1]) == 999
+    assert torch.equal(schedule.alpha_prev[1:], schedule.alpha[:-1])
+    assert (schedule.rate >= 0).all()
+
+
+def test_a_spacing_named_goes_before_the_schedulers_own() -> None:
+    named, own = (Schedule.from_scheduler(scheduler(name), 10, "trailing") for name in ("leading", "trailing"))
+    assert torch.equal(named.timesteps, own.timesteps)
+    with pytest.raises(ValueError, match=r"unknown spacing 'karras'.*log-sigma"):
+        Schedule.from_scheduler(scheduler("leading"), 10, "karras")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rectified flow"):
+        Schedule.from_scheduler(FlowMatchEulerDiscreteScheduler(), 10, "log-sigma")
+
+
 def test_rates_of_the_published_schedule() -> None:
     schedule = Schedule.from_scheduler(scheduler("leading", steps_offset=1), 50)
     assert [round(float(r), 2) for r in schedule.rate[1:6]] == [0.71, 0.3, 0.2, 0.16, 0.13]
@@ -75,6 +116,8 @@ def test_flow_step_is_diffusers_euler_step() -> None:
 def test_zero_terminal_snr_is_refused() -> None:
     with pytest.raises(ValueError, match="zero terminal SNR"):
         Schedule.from_scheduler(scheduler("trailing", "v_prediction", rescale_betas_zero_snr=True), 10)
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        Schedule.from_scheduler(scheduler("leading", "v_prediction", rescale_betas_zero_snr=True), 10, "log-sigma")
 
 
 @pytest.mark.parametrize("count", [0, 1001])

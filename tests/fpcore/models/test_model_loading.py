@@ -64,7 +64,7 @@ def test_built_in_layout(tmp_path, monkeypatch):
     model = load_model("builtin:haze", device="cpu")
     assert (model.family, model.image_size, model.dtype) == ("builtin", (32, 32), torch.float32)
     assert model.latent_shape(32, 32) == (48, 8, 8)
-    assert model.scheduler.config.timestep_spacing == "trailing"
+    assert model.scheduler.config.timestep_spacing == "log-sigma"
     assert float(model.scheduler.alphas_cumprod[-1]) == pytest.approx(6e-5, rel=1e-3)
     pixels = torch.rand((2, 3, 32, 32)) * 2 - 1
     assert torch.equal(model.decode(model.encode(pixels)), pixels)
