@@ -1,15 +1,17 @@
-# The two commands: `make demo` and `make test`. Both make their own virtual environment once.
+# The two commands: `make demo` and `make test`. Each makes its own virtual environment once.
 VENV ?= .venv
+JOBS ?= 2
 PYTHON ?= python3
 PY := $(VENV)/bin/python
 SOURCE ?= demo/photos
 OUTPUT ?= demo/output
 STAMP := $(VENV)/.installed
+PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo demo-s3 test check chaos clean install
+.PHONY: demo demo-s3 quick test check chaos clean install
 
 install: $(STAMP)
 
@@ -25,14 +27,18 @@ demo: $(STAMP)  ## dehaze real photographs with the built-in model; SOURCE=folde
 demo-s3: $(STAMP)  ## the same job against a real S3 server on this machine
 	$(PY) -m deployments.demo_s3
 
-test: $(STAMP)
-	$(PY) -m pytest
+quick: $(STAMP)  ## under a minute: the unit tests and a few of the rest that fail when the heart is broken
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m 'unit or heart' -q
+
+test: $(STAMP)  ## every test but the chaos tests
+	$(PYTEST)
 
 chaos: $(STAMP)  ## the long fault tests
 	$(PY) -m pytest -m chaos -s
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy  # strict, by pyproject.toml
 
 clean:

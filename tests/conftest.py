@@ -1,11 +1,18 @@
-"""Servers that tests of several folders share; each starts once, when a test first asks for it."""
+"""What tests of all folders share: kinds of tests, models, servers. Each is made once, when a test first asks for it.
+
+A test's kind follows from what it asks for: a server's fixture makes it ``server``, a model's fixture ``model``, else it
+is ``unit``. A test that loads a model or starts a server by itself says so: ``pytestmark = pytest.mark.model``.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,7 +20,56 @@ from tests.cloud_servers import CloudServer, run_azurite, run_gcs
 from tests.prefect_server import run_prefect_server
 from tests.servers import S3Server, run_moto, run_seaweedfs
 
+if TYPE_CHECKING:  # diffusers takes seconds to import, and most tests need none of it
+    from fpcore.models.model import Model
+
 torch.set_num_threads(1)  # small tensors gain nothing from threads, and servers and children need the other core
+
+KINDS = ("unit", "model", "server", "chaos")
+SERVERS = {"prefect_api", "seaweedfs", "moto", "gcs", "azurite"}
+MODELS = {"builtin_model", "tiny_model", "model_folder"}
+
+# Examples per property: few while one works, many at night. deadline=None: a busy machine is no failure.
+for _profile, _examples in {"quick": 25, "default": 100, "nightly": 1000}.items():
+    hypothesis.settings.register_profile(_profile, max_examples=_examples, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test the mark of its kind."""
+    for item in items:
+        if not any(item.get_closest_marker(kind) for kind in KINDS):
+            item.add_marker(kind_of(getattr(item, "fixturenames", ())))
+
+
+def kind_of(fixtures: Collection[str]) -> str:
+    """The kind of a test that asks for these fixtures."""
+    return "server" if SERVERS & set(fixtures) else "model" if MODELS & set(fixtures) else "unit"
+
+
+@pytest.fixture(scope="session")
+def builtin_model() -> Callable[[str], Model]:
+    """Returns a function: a shipped model by name (``haze``, ``scenes``) on the CPU. Shared: not to be changed."""
+    from fpcore.models.load import load_model
+
+    return cache(lambda name: load_model(f"builtin:{name}", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns a function: the folder of a tiny model (``sd1``, ``sd2``, ``sdxl``, ``sd1-tiny-vae``). Not to be changed."""
+    from tests.tiny_models import FAMILIES
+
+    return cache(lambda family: FAMILIES[family](tmp_path_factory.mktemp(family)))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(model_folder: Callable[[str], Path]) -> Callable[[str], Model]:
+    """Returns a function: a family's tiny model, loaded on the CPU. Shared: not to be changed."""
+    from fpcore.models.load import load_model
+
+    return cache(lambda family: load_model(str(model_folder(family)), device="cpu"))
 
 
 @pytest.fixture(scope="session")

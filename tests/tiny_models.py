@@ -7,6 +7,7 @@ widths and depths. The text encoders are written with the names of the published
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ def tiny_sdxl(folder: Path) -> Path:
         _save_text(folder, "_2", width=48, activation="gelu", pad="!", projected=True)
     _save_rest(folder, "sdxl", "StableDiffusionXLPipeline", AutoencoderKL)
     return folder
+
+
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "sd1": tiny_sd1,
+    "sd2": tiny_sd2,
+    "sdxl": tiny_sdxl,
+    "sd1-tiny-vae": lambda folder: tiny_sd1(folder, tiny_vae=True),
+}
+"""The tiny models by name."""
 
 
 def _save_unet(folder: Path, family: str) -> None:

@@ -11,6 +11,8 @@ from benchmarks import pipeline, throughput
 from benchmarks.random_sd import random_sd
 from benchmarks.roofline import Meter, bytes_a_call, operations_a_row
 
+pytestmark = pytest.mark.model
+
 
 def measured(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> list[dict]:
     saved = folder / "rows.jsonl"

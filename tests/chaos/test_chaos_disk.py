@@ -17,6 +17,8 @@ from tests.chaos.check_output import check
 from tests.chaos.claims import contradictions
 from tests.chaos.tiny_job import Job
 
+pytestmark = pytest.mark.server
+
 
 def assert_finishes(job: Job) -> None:
     tiny_job.run(job)

@@ -21,6 +21,8 @@ from tests.chaos.check_output import check
 from tests.photographs import write_photos
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.server
+
 KILLS, PHOTOS = 60, 10
 START_UP, WORK = 4.0, 3.0
 """Seconds within which a kill falls, from the start of a run or from its first write."""

@@ -17,6 +17,8 @@ from tests.chaos.claims import contradictions
 from tests.chaos.racing import Racers
 from tests.chaos.tiny_job import Job
 
+pytestmark = pytest.mark.server
+
 PHOTOS, SHARD_SIZE = 12, 2
 
 

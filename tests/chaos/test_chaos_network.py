@@ -17,6 +17,8 @@ from tests.chaos.tiny_job import QUICK, Job
 from tests.fault_proxy import FAULTS, FaultProxy, at_random, at_request, nothing, run_proxy
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.server
+
 PASSING = tuple(fault for fault in FAULTS if fault != "403")
 """What goes away by itself. 403 does not: it must end the run at once and cleanly."""
 

@@ -19,6 +19,8 @@ from tests.chaos.tiny_job import QUICK, Job
 from tests.fault_proxy import at_random, run_proxy
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.server
+
 
 def soak(job: Job, seconds_between_kills: float, limit: float) -> tuple[int, int]:
     """Two workers until one of them is done; the kills that landed, and the times a worker gave up cleanly."""

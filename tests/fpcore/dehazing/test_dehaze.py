@@ -1,7 +1,7 @@
 """Every dehazing variant by name, on the shipped model and on Stable Diffusion's architecture."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -14,22 +14,18 @@ from fpcore.dehazing.dehaze import HAZE_SCALE, VIEWS, DehazeSettings, Variant, _
 from fpcore.dehazing.haze_density import estimate_amount
 from fpcore.dehazing.quality_gate import DOUBTFUL_PSNR, evidence_of_haze, judge
 from fpcore.evaluation.metrics import psnr
-from fpcore.models.load import load_model
 from fpcore.models.model import Model
 from tests.photographs import hazy_photographs
-from tests.tiny_models import tiny_sd1
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Model:
-    return load_model("builtin:haze", device="cpu")
+def shipped(builtin_model: Callable[[str], Model]) -> Model:
+    return builtin_model("haze")
 
 
 @pytest.fixture(scope="module")
-def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = Path(tmp_path_factory.mktemp("sd1"))
-    tiny_sd1(folder)
-    return load_model(str(folder), device="cpu")
+def stable_diffusion(tiny_model: Callable[[str], Model]) -> Model:
+    return tiny_model("sd1")
 
 
 def pictures(size: int, count: int = 2) -> Tensor:

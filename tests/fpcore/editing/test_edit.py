@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +18,7 @@ from fpcore.inversion.invert import Inversion, invert
 from fpcore.inversion.methods import method
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
-from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from tests.tiny_models import tiny_sd1, tiny_sd2, tiny_sdxl
 
 STEPS, SIZE = 3, (16, 12)
 SOURCES = ["a photo of a cat", "haze", "the mountain road in fog"]
@@ -30,8 +27,8 @@ NO_REPLACEMENT = {"cross_replace": 0.0, "self_replace": 0.0}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(str(tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")), device="cpu")
+def model(tiny_model: Callable[[str], Model]) -> Model:
+    return tiny_model("sd1")
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +114,10 @@ def test_full_replacement_with_equal_prompts_is_the_source(model: Model, schedul
     assert close(result.target, result.source)
 
 
-@pytest.mark.parametrize("build", [tiny_sd2, tiny_sdxl])
-def test_other_families_are_edited_alike(build: Callable[[Path], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_are_edited_alike(family: str, tiny_model: Callable[[str], Model]) -> None:
     """v-prediction, and two text encoders with pooled embeddings, against sampling each branch alone."""
-    model = load_model(str(build(tmp_path / "model")), device="cpu")
+    model = tiny_model(family)
     few = Schedule.from_scheduler(model.scheduler, 2)
     z = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(0))
     plain = edit(model, few, z, SOURCES[:1], TARGETS[:1], EditSettings(guidance_scale=1, **NO_REPLACEMENT))

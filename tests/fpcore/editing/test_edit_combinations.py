@@ -1,5 +1,6 @@
 """Every guidance mode on every inversion method."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -12,16 +13,14 @@ from fpcore.editing.prompt_to_prompt import EditSettings
 from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import MethodName, method
 from fpcore.inversion.schedule import Schedule
-from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from tests.tiny_models import tiny_sd1
 
 SOURCES, TARGETS = ["a photo of a cat", "the mountain road"], ["a photo of a dog", "the mountain house"]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(str(tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")), device="cpu")
+def model(tiny_model: Callable[[str], Model]) -> Model:
+    return tiny_model("sd1")
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE_MODES)

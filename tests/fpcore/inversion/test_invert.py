@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -280,7 +280,6 @@ def test_no_images_and_more_slots_than_images() -> None:
 METHODS = ["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
 
 
-@settings(max_examples=500, deadline=None)
 @given(
     rho=st.floats(-3.0, 3.0),
     name=st.sampled_from(METHODS),

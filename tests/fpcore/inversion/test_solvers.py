@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,7 +74,6 @@ def test_stays_at_a_fixed_point(solver: Solver) -> None:
     torch.testing.assert_close(answer, root[None], rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.floats(0.1, 0.99))
 def test_anderson_needs_no_more_evaluations_than_picard(rho: float) -> None:
     f, _ = contraction(rho)
@@ -87,7 +86,6 @@ def test_anderson_needs_no_more_evaluations_than_picard(rho: float) -> None:
     assert needed(Anderson(3)) <= needed(Picard()) + 1
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.floats(0.3, 0.97))
 def test_chebyshev_reaches_its_rate_where_the_spectrum_is_known(rho: float) -> None:
     """Error after k evaluations ≤ 2 σ^k, σ = ρ/(1 + √(1 − ρ²)) with ρ = r/(2 − r)."""

@@ -1,5 +1,6 @@
 """``builtin:scenes``: its words do what they say, and its inversions come back."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,11 @@ from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import method
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
-from fpcore.models.load import load_model
+from fpcore.models.model import Model
 
 
-def samples(prompt: str, guidance_scale: float = 3.0, count: int = 4) -> Tensor:
+def samples(model: Model, prompt: str, guidance_scale: float = 3.0, count: int = 4) -> Tensor:
     """(count, 3, 64, 64) in [-1, 1] from the same noises for every prompt."""
-    model = load_model("builtin:scenes", device="cpu")
     schedule = Schedule.from_scheduler(model.scheduler, 10)
     words, null = model.embed([prompt]).repeat(count), model.embed([""]).repeat(count)
     noise = torch.randn((count, 48, 16, 16), generator=torch.Generator().manual_seed(3))
@@ -31,8 +31,11 @@ def samples(prompt: str, guidance_scale: float = 3.0, count: int = 4) -> Tensor:
     return model.decode(sample(guided, schedule, noise, batch_size=count)).clamp(-1, 1)
 
 
-def test_samples_have_the_colours_of_their_words() -> None:
-    colour = {name: samples(f"a photo of {name}").mean((2, 3)) for name in ("a desert", "an ocean", "a bamboo forest")}
+def test_samples_have_the_colours_of_their_words(builtin_model: Callable[[str], Model]) -> None:
+    model = builtin_model("scenes")
+    colour = {
+        name: samples(model, f"a photo of {name}").mean((2, 3)) for name in ("a desert", "an ocean", "a bamboo forest")
+    }
     red, green, blue = 0, 1, 2
     warm = {name: (c[:, red] - c[:, blue]).mean() for name, c in colour.items()}
     assert warm["a desert"] > warm["an ocean"] + 0.2
@@ -40,8 +43,8 @@ def test_samples_have_the_colours_of_their_words() -> None:
     assert (bamboo[:, green] - bamboo[:, blue]).mean() > (ocean[:, green] - ocean[:, blue]).mean() + 0.2
 
 
-def test_photographs_come_back_from_their_noise() -> None:
-    model = load_model("builtin:scenes", device="cpu")
+def test_photographs_come_back_from_their_noise(builtin_model: Callable[[str], Model]) -> None:
+    model = builtin_model("scenes")
     pictures = [
         np.asarray(Image.fromarray(p).resize((64, 64), Image.Resampling.BOX)) for _, p in list(clear_photographs())[:3]
     ]

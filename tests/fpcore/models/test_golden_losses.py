@@ -1,6 +1,6 @@
 """Losses of a seeded run on Stable Diffusion 1's architecture, scaled down. Changed only together with a CHANGELOG line."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,8 +8,7 @@ import torch
 from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import method
 from fpcore.inversion.schedule import Schedule
-from fpcore.models.load import load_model
-from tests.tiny_models import tiny_sd1
+from fpcore.models.model import Model
 
 SEED = 9
 INTRA = [
@@ -38,8 +37,8 @@ INTER = [
 ]
 
 
-def test_losses_of_five_steps_are_what_they_were(tmp_path: Path) -> None:
-    model = load_model(str(tiny_sd1(tmp_path)), device="cpu")
+def test_losses_of_five_steps_are_what_they_were(tiny_model: Callable[[str], Model]) -> None:
+    model = tiny_model("sd1")
     schedule = Schedule.from_scheduler(model.scheduler, 5)
     condition = model.embed(["a photo of a cat"])
     z0 = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(SEED))

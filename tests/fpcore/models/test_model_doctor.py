@@ -5,6 +5,8 @@ import torch
 
 from fpcore.models.doctor import DoctorReport, LiveBytes, examine
 
+pytestmark = pytest.mark.model
+
 
 @pytest.mark.parametrize(
     ("family", "prediction", "parts"),

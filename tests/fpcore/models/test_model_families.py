@@ -12,7 +12,7 @@ from fpcore.inversion.methods import method
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.layout import read_layout
-from fpcore.models.load import detect_family, load_model
+from fpcore.models.load import detect_family
 from tests.tiny_models import PUBLISHED
 
 FAMILIES = ["sd1", "sd2", "sdxl", "sd1-tiny-vae"]
@@ -25,8 +25,8 @@ def family(request):
 
 
 @pytest.fixture(scope="module")
-def model(family, model_folder):
-    return load_model(str(model_folder(family)), device="cpu")
+def model(family, tiny_model):
+    return tiny_model(family)
 
 
 @pytest.fixture(scope="module")

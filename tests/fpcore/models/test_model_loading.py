@@ -20,6 +20,8 @@ from fpcore.models.load import hub_files, load_model, pick_device
 from fpcore.models.memory import OneAtATime, place
 from fpcore.models.model import Condition
 
+pytestmark = pytest.mark.model
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

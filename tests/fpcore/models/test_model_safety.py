@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from fpcore.models.layout import UnsafeModelError, read_layout
 from fpcore.models.load import load_model
 
+pytestmark = pytest.mark.model
+
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 

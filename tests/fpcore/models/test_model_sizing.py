@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpcore.models.load import load_model
 from fpcore.models.sizing import crop, fit_size, pad, size_multiple
 
 
@@ -59,9 +58,9 @@ def test_any_photo_gets_a_size_the_model_can_take(width, height):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (1, 1), (63, 65), (1, 130), (100, 40)])
-def test_pad_process_crop(size, model_folder):
+def test_pad_process_crop(size, tiny_model):
     """Through VAE and UNet and back to the photo's own size; the photo's pixels are not moved."""
-    model = load_model(str(model_folder("sd1")), device="cpu")
+    model = tiny_model("sd1")
     pixels = torch.rand((1, 3, *size), generator=torch.Generator().manual_seed(0)) * 2 - 1
     padded = pad(pixels, model)
     assert [side % 64 for side in padded.shape[-2:]] == [0, 0]
@@ -74,7 +73,7 @@ def test_pad_process_crop(size, model_folder):
     assert crop(model.decode(output), *size).shape == pixels.shape
 
 
-def test_unpadded_sizes_are_refused(model_folder):
-    model = load_model(str(model_folder("sd1")), device="cpu")
+def test_unpadded_sizes_are_refused(tiny_model):
+    model = tiny_model("sd1")
     with pytest.raises(ValueError, match=r"63×65 is no multiple of 8 pixels: pad the picture first"):
         model.encode(torch.zeros((1, 3, 65, 63)))

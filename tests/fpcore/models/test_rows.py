@@ -1,6 +1,6 @@
 """How many rows a batch gets, and a compiled UNet that sees few shapes."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from fpcore.inversion.oom import OOMBackoff
 from fpcore.models.compiled import Compiled
 from fpcore.models.load import load_model
+from fpcore.models.model import Model
 from fpcore.models.rows import MAX_ROWS, auto_batch_size, rows_that_fit
-from tests.tiny_models import tiny_sd1
 
 
-def test_a_processor_gets_few_rows_of_large_latents_and_many_of_small_ones(tmp_path: Path) -> None:
-    assert auto_batch_size(load_model("builtin:haze", device="cpu"), 32, 32) == 16
-    stable = load_model(str(tiny_sd1(tmp_path)), device="cpu")
+def test_a_processor_gets_few_rows_of_large_latents_and_many_of_small_ones(
+    builtin_model: Callable[[str], Model], tiny_model: Callable[[str], Model]
+) -> None:
+    assert auto_batch_size(builtin_model("haze"), 32, 32) == 16
+    stable = tiny_model("sd1")
     assert auto_batch_size(stable, 500, 512) == 1
     assert auto_batch_size(stable, 64, 64) == 16
 

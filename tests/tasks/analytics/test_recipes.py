@@ -14,6 +14,8 @@ import pytest
 from tasks.analytics.aggregate import aggregate
 from tests.ledgers import Recipe, write_ledger
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[3]
 BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", (ROOT / "docs/RECIPES.md").read_text(), re.DOTALL)
 LIBRARIES = [re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)[0] for code, _ in BLOCKS]

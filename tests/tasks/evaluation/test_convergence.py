@@ -8,6 +8,8 @@ import pytest
 from tasks.evaluation.convergence import analyze
 from tests.photographs import write_photos
 
+pytestmark = pytest.mark.model
+
 FIGURES = {"contraction", "paths", "curves-first-steps", "curves-all-steps", "sensitivity"}
 
 

@@ -18,6 +18,8 @@ from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 from tests.photographs import write_photos
 
+pytestmark = pytest.mark.model
+
 CONFIG = RunConfig(
     operation="invert", num_inference_steps=4, batch_size=2, prompt="", tolerance=1e-5, method="certified", shard_size=2
 )

@@ -36,6 +36,7 @@ def judge(url: str, folder: Path, photos: int) -> list[str]:
     return check(str(folder), expected_keys=tiny_job.keys(photos))
 
 
+@pytest.mark.server
 def test_a_store_that_takes_creates_for_writes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with run_overwriting_gcs() as server:
         use(server, monkeypatch)

@@ -19,7 +19,13 @@ from tests.cloud_servers import CloudServer
 from tests.servers import S3Server
 
 QUICK = RetryPolicy(attempts=5, first_delay=0.01, max_delay=0.05, budget=20, request_timeout=10)
-KINDS = ["local", "memory", "moto", "seaweedfs", "gcs", pytest.param("azurite", marks=pytest.mark.chaos)]
+SERVERS = ("moto", "seaweedfs", "gcs")
+KINDS = [
+    "local",
+    "memory",
+    *(pytest.param(kind, marks=pytest.mark.server) for kind in SERVERS),
+    pytest.param("azurite", marks=pytest.mark.chaos),
+]
 NAMES = [
     "plain.jpg", "mit Leerzeichen.jpg", "100%.jpg", "a%2Fb.jpg", "ü-日本-🦊.jpg", "a#b?c.jpg", "x+y=z&.jpg",
     "a/b/c/d.jpg",

@@ -143,7 +143,6 @@ def assert_safe(key: str, root: Path) -> None:
     assert all(len(part.encode()) <= 230 for part in key.split("/"))
 
 
-@settings(max_examples=500, deadline=None)
 @given(NAME)
 @example("a~0123456789abcdef.jpg")
 def test_keys_are_safe(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
@@ -152,7 +151,6 @@ def test_keys_are_safe(tmp_path_factory: pytest.TempPathFactory, name: str) -> N
     assert_safe(picture_key(name, ".png").removeprefix("images/"), root)
 
 
-@settings(max_examples=500, deadline=None)
 @given(NAME, NAME)
 def test_two_names_never_share_a_key(one: str, other: str) -> None:
     assert (safe_key(one) == safe_key(other)) == (one == other)
@@ -164,7 +162,7 @@ def test_nasty_names_are_all_different() -> None:
     assert len(set(made)) == len(made)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(NAME)
 def test_names_round_trip_through_a_folder_and_stay_inside(tmp_path: Path, name: str) -> None:
     root = tmp_path / uuid.uuid4().hex
