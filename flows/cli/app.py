@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,22 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Fixed-point diffusion inversion, editing and dehazing of photographs by the hundred thousand.",
 )
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"fixpoint {version('fixpoint-diffusion')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def run(

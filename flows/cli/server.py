@@ -62,7 +62,7 @@ def server(
     console.print(
         f"Elsewhere:  export PREFECT_API_URL={environment['PREFECT_API_URL']}", highlight=False, soft_wrap=True
     )
-    os.execve(sys.executable, [sys.executable, "-m", "prefect", "server", "start"], environment)  # noqa: S606
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "prefect", "server", "start"], environment)  # noqa: S606
 
 
 @app.command()
@@ -115,7 +115,7 @@ def deploy(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prefect.yaml"
         file.write_text(content)
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
