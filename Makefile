@@ -6,22 +6,30 @@ PY := $(VENV)/bin/python
 SOURCE ?= demo/photos
 OUTPUT ?= demo/output
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.installed-for-the-demo
+PIP := $(PY) -m pip install --quiet --constraint constraints.txt
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo demo-s3 quick test check chaos clean install
+.PHONY: install demo demo-s3 quick test coverage check docs chaos clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[dev]'
+	touch $@ $(DEMO)
+
+$(DEMO): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[demo]'
 	touch $@
 
-demo: $(STAMP)  ## dehaze real photographs with the built-in model; SOURCE=folder takes your own
+demo: $(DEMO)  ## dehaze real photographs with the built-in model; SOURCE=folder takes your own
 	$(PY) -m flows.demo $(SOURCE) $(OUTPUT)
 
 demo-s3: $(STAMP)  ## the same job against a real S3 server on this machine
@@ -33,6 +41,9 @@ quick: $(STAMP)  ## under a minute: the unit tests and a few of the rest that fa
 test: $(STAMP)  ## every test but the chaos tests
 	$(PYTEST)
 
+coverage: $(STAMP)  ## which lines the tests reach; the figure stands in CONTRIBUTING.md
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
 chaos: $(STAMP)  ## the long fault tests
 	$(PY) -m pytest -m chaos -s
 
@@ -40,6 +51,9 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy  # strict, by pyproject.toml
+
+docs: $(STAMP)  ## the guides and the API reference as pages, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -139,7 +139,8 @@ def measure(source: Tensor, edited: Tensor, mask: Tensor, target_prompt: str, ju
     """Every measure of ``METRICS`` for one picture.
 
     Args:
-        source, edited: (3, H, W) in [0, 1]. The benchmark measures edited pictures after ``through_jpeg``.
+        source: (3, H, W) in [0, 1].
+        edited: the same; the benchmark measures edited pictures after ``through_jpeg``.
         mask: (H, W) bool, True where the picture may change.
     """
     if source.shape != edited.shape or source.shape[1:] != mask.shape:

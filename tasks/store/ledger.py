@@ -266,8 +266,7 @@ class Ledger:
     def read_shard(self, plan: int, shard: int, columns: list[str] | None = None) -> pa.Table:
         """Rows of a committed shard, checked, in the schema of this version.
 
-        Raises:
-            NotFound, Corrupt, UnknownSchema.
+        Raises NotFound, Corrupt or UnknownSchema.
         """
         return self._load(ShardId(plan, shard).key, None, columns)
 

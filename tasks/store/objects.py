@@ -43,8 +43,7 @@ class Store:
     def get(self, key: str) -> bytes:
         """All bytes of an object.
 
-        Raises:
-            NotFound, AccessDenied, StoreUnavailable.
+        Raises NotFound, AccessDenied or StoreUnavailable.
         """
         return with_retries(self._policy, f"Reading {self.uri(key)}", lambda: self._backend.read(key))
 
@@ -55,8 +54,7 @@ class Store:
     def put(self, key: str, data: bytes) -> None:
         """Create or replace an object; for tables and reports that may be rebuilt at any time.
 
-        Raises:
-            InvalidLocation, StoreFull, AccessDenied, StoreUnavailable.
+        Raises InvalidLocation, StoreFull, AccessDenied or StoreUnavailable.
         """
         _check_key(key)
         with_retries(self._policy, f"Writing {self.uri(key)}", lambda: self._backend.write(key, data))
@@ -68,8 +66,7 @@ class Store:
         applied before its reply was lost. So ``data`` should hold something random, such as an attempt id, unless
         equal bytes are as good as ours.
 
-        Raises:
-            InvalidLocation, StoreFull, AccessDenied, StoreUnavailable (then the object may or may not exist).
+        Raises InvalidLocation, StoreFull, AccessDenied or StoreUnavailable (then the object may or may not exist).
         """
         _check_key(key)
 
@@ -173,8 +170,7 @@ def open_store(url: str, policy: RetryPolicy | None = None) -> Store:
 def read_uri(uri: str, policy: RetryPolicy | None = None, *, allow_http: bool = False) -> bytes:
     """The bytes of one photo, wherever it is; for manifests whose photos lie in several places.
 
-    Raises:
-        InvalidLocation, NotFound, AccessDenied, StoreUnavailable.
+    Raises InvalidLocation, NotFound, AccessDenied or StoreUnavailable.
     """
     location = uris.parse(uri, allow_http=allow_http)
     policy = policy or RetryPolicy()

@@ -104,8 +104,7 @@ def decode(data: bytes, name: str, schema: pa.Schema, columns: list[str] | None 
 
     Columns the file lacks are null, columns it has beyond ours are left out, narrower numbers are widened.
 
-    Raises:
-        Corrupt, UnknownSchema.
+    Raises Corrupt or UnknownSchema.
     """
     check(data, name)
     read_footer(data, name)
