@@ -32,7 +32,7 @@ class Cancelled(Exception):
 class Inversion:
     """The result for M images.
 
-    ``latents`` (M, C, h, w): z_T. ``status`` (M,): the worst of each image's steps. ``nfe`` (M,): network rows evaluated.
+    ``latents`` (M, C, h, w): z_T. ``status`` (M,): the worst of each image's steps. ``nfe`` (M,): network rows computed.
     ``trajectory`` (M, N + 1, C, h, w) if asked for: the state before the first step and after each. An image whose
     status is NONFINITE was abandoned where it happened, its latent is the last finite state and no inversion.
     """
@@ -97,26 +97,29 @@ def invert(
             image[free], step[free], iteration[free] = entering, 0, 0
             noise = _perturbations(z0, k, [seeds[i] for i in entering])
             state = insert_slots(state, torch.from_numpy(free).to(z0.device), z0[entering], noise)
+        if (image < 0).any():  # nobody waits for these rows: go on without them
+            kept = np.flatnonzero(image >= 0)
+            state = compact_slots(state, torch.from_numpy(kept).to(z0.device), k)
+            image, step, iteration = image[kept], step[kept], iteration[kept]
         if should_stop is not None and should_stop():
             raise Cancelled("stopped between two evaluations")
-        rows = torch.from_numpy(image.clip(0)).to(z0.device)
+        rows = torch.from_numpy(image).to(z0.device)
         at = state.step.clamp_max(steps - 1)
         state = replace(state, step=at)
         output = predict(state.z.flatten(0, 1), timesteps[at].repeat_interleave(k), rows.repeat_interleave(k))
         state, verdicts = take_step(state, output, c, method)
         seen = dict(zip(verdicts._fields, torch.stack(verdicts).cpu().numpy(), strict=True))
 
-        active = np.flatnonzero(image >= 0)
-        codes = seen["status"][active].astype(np.int64)
-        iteration[active] += 1
-        nfe[image[active]] += k
+        codes = seen["status"].astype(np.int64)
+        iteration += 1
+        nfe[image] += k
         next_step = seen["next_step"].astype(np.int64)
-        back = active[next_step[active] < step[active]]
+        back = np.flatnonzero(next_step < step)
         step[back] = next_step[back]  # the failed check of a speculative step is that step's first record
-        numbers = (seen[name][active] for name in ("intra", "inter", "bound", "rate"))
-        recorder.add(image[active], original[step[active]], iteration[active], codes, *numbers)
-        done = active[codes != Status.RUNNING]
-        worst[image[done]] = np.maximum(worst[image[done]], codes[codes != Status.RUNNING])
+        numbers = (seen[name] for name in ("intra", "inter", "bound", "rate"))
+        recorder.add(image, original[step], iteration, codes, *numbers)
+        done = np.flatnonzero(codes != Status.RUNNING)
+        worst[image[done]] = np.maximum(worst[image[done]], codes[done])
         if trajectory is not None and len(done):
             for slot in done:  # host bookkeeping only; the copies are queued on the device
                 speculated = next_step[slot] > step[slot] + 1
@@ -132,8 +135,4 @@ def invert(
             image[over] = -1
             if on_images_done is not None:
                 on_images_done(finished)
-            if waiting == count and finished < count:  # nobody takes the free rows: go on without them
-                kept = np.flatnonzero(image >= 0)
-                state = compact_slots(state, torch.from_numpy(kept).to(z0.device), k)
-                image, step, iteration = image[kept], step[kept], iteration[kept]
     return Inversion(latents, [Status(int(w)) for w in worst], nfe.tolist(), recorder.finish(), trajectory)

@@ -125,6 +125,11 @@ class Schedule:
         return cls(scheduler.timesteps.flip(0).cpu(), 1 - before, before, 1 - after, after, "flow")
 
     @property
+    def evaluations(self) -> int:
+        """Network rows that one walk along the steps takes: identity steps (ψ = 0) take none."""
+        return int((self.psi != 0).sum())
+
+    @property
     def alpha_prev(self) -> Tensor:
         """ᾱ_{t-1} (N,), meaningful for DDIM."""
         return self.signal_prev**2

@@ -37,12 +37,12 @@ def run_invert(
     predict = OOMBackoff(model.under(model.embed(requests.prompts)))
     if config.sampler == "o-belm":
         pair = invert_exactly(predict, schedule, latents, batch_size=config.batch_size)
-        inversion, evaluations = _exact_inversion(pair.last, len(schedule)), len(schedule) - 1
+        inversion, evaluations = _exact_inversion(pair.last, schedule.evaluations), schedule.evaluations - 1
         watch("invert")
         back = sample_exactly(predict, schedule, pair.last, pair.before, batch_size=config.batch_size)
     else:
         inversion = invert_group(predict, config, schedule, latents, requests.seeds, should_stop)
-        evaluations = len(schedule)
+        evaluations = schedule.evaluations
         watch("invert")
         back = sample(predict, schedule, inversion.latents, batch_size=config.batch_size, should_stop=should_stop)
     watch("sample")

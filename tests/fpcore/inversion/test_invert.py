@@ -1,6 +1,7 @@
 """The engine against closed forms, and its promises about rows."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.invert import Cancelled, Inversion, invert
-from fpcore.inversion.methods import method
+from fpcore.inversion.methods import MethodName, method
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
 from tests.fpcore.closed_form import gaussian, mixture, sd_schedule
@@ -243,7 +244,7 @@ def test_records_cost_one_transfer_and_no_evaluation() -> None:
         counted, schedule, model.draw(4, torch.Generator().manual_seed(0)), method("inter-path"), batch_size=4
     )
     assert sum(inversion.nfe) == 2 * len(inversion.records)
-    assert sum(inversion.nfe) <= rows  # rows whose image is done ride along until the last one is
+    assert sum(inversion.nfe) == rows
     r = inversion.records
     final = np.flatnonzero(r.status != Status.RUNNING)
     assert len(final) == 4 * 10
@@ -332,6 +333,25 @@ def test_rows_that_nobody_needs_leave_the_batch() -> None:
     alone = [invert(model.predict, schedule, z[None], method("inter-path", tolerance=1e-6), seeds=[5]) for z in z0]
     torch.testing.assert_close(together.latents, torch.cat([one.latents for one in alone]), rtol=1e-9, atol=1e-12)
     assert together.nfe == [one.nfe[0] for one in alone]
+
+
+@pytest.mark.parametrize("name", get_args(MethodName))
+def test_every_row_the_network_computes_is_counted(name: MethodName) -> None:
+    """Six images at batch 4: the four that are done at once leave two rows that nobody takes."""
+    schedule = sd_schedule(5)
+    model = mixture(schedule, torch.float64)
+    z0, rows = model.draw(6, torch.Generator().manual_seed(2)).double(), 0
+
+    def counted(z: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(z)
+        return model.predict(z, t, image)
+
+    found = invert(counted, schedule, z0, method(name, iterations=3), batch_size=4)
+    assert sum(found.nfe) == rows
+    assert name != "ddim" or rows == 6 * schedule.evaluations
+    sample(counted, schedule, found.latents, batch_size=4)
+    assert rows == sum(found.nfe) + 6 * schedule.evaluations
 
 
 def test_sampling_splits_into_nearly_equal_batches() -> None:
