@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import perf_counter
 
 import numpy as np
@@ -14,10 +15,10 @@ from tasks.photos.formats import PhotoError
 from tasks.photos.sidecars import Grey, read_sidecar, resized
 from tasks.shard.outcome import Columns, Failure
 from tasks.store.errors import StoreError, StoreFull, StoreUnavailable
-from tasks.store.objects import read_uri
 from tasks.store.planned import PlannedPhoto
+from tasks.store.versions import read_planned
 
-TOO_LARGE = Failure("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+TOO_LARGE = Failure("out-of-memory", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Loaded:
     planned: PlannedPhoto
     image_id: str | None = None
     source_size: int | None = None
+    source_etag: str | None = None
+    """Entity tag of the version that was read."""
     photo: Photo | None = None
     small: npt.NDArray[np.float32] | None = None
     """(3, h, w) in [0, 1]: the photo at the model's size."""
@@ -38,6 +41,7 @@ class Loaded:
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage, see ``tasks.store.schema.STAGES``."""
+    processed_at: datetime | None = None
     columns: Columns = field(default_factory=Columns)
     """What the operation and the publication add to the committed row."""
 
@@ -59,11 +63,12 @@ def load(
 
     Whatever is wrong becomes the photo's ``failure``.
 
-    Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
+    Raises StoreError only if the store itself fails, or the source as a whole is not there (then the shard is tried again),
+    not for a missing photo.
     """
     loaded, started = Loaded(planned), perf_counter()
     try:
-        data = read_uri(planned.uri, allow_http=allow_http)
+        data, loaded.source_etag = read_planned(planned, allow_http=allow_http)
         loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
         photo = decode_photo(data, limits)
         if masks is not None:

@@ -15,6 +15,7 @@ class ErrorCode(StrEnum):
     EMPTY_FILE = "empty-file"
     INCONSISTENT_SIZE = "inconsistent-size"
     MULTI_PAGE = "multi-page"
+    NON_FINITE = "non-finite"
     NOT_AN_IMAGE = "not-an-image"
     OUT_OF_MEMORY = "out-of-memory"
     PANORAMA = "panorama"

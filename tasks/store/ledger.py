@@ -63,10 +63,11 @@ __all__ = ["CommitOutcome", "Ledger", "Picture", "RunStatus", "ShardId", "pictur
 
 @dataclass(frozen=True)
 class CommitOutcome:
-    """Who committed the shard: us (``won``) or an earlier or racing attempt, and the attempt that stands."""
+    """Who committed the shard: us (``won``) or an earlier or racing attempt; the attempt that stands, and its facts."""
 
     won: bool
     attempt_id: str
+    facts: ShardFacts
 
 
 @dataclass(frozen=True)
@@ -367,11 +368,11 @@ class Ledger:
         table = parquet.conform(table, shard_schema(latent_shape(table.schema))).sort_by("row")
         planned = self.read_plan_shard(plan, shard)
         _check_rows(table, planned, plan, shard)
-        facts = facts_of(table, planned).footer()
-        data = parquet.encode(table, {**footer, "attempt_id": uuid.uuid4().hex, **facts})
+        facts = facts_of(table, planned)
+        data = parquet.encode(table, {**footer, "attempt_id": uuid.uuid4().hex, **facts.footer()})
         outcome = self.store.put_new(ShardId(plan, shard).key, data)
         standing = parquet.read_footer(outcome.standing, ShardId(plan, shard).key)
-        return CommitOutcome(outcome.won, standing["attempt_id"])
+        return CommitOutcome(outcome.won, standing["attempt_id"], facts_from(standing) or facts)
 
     def check_shard(self, plan: int, shard: int) -> pa.Table:
         """Read a commit in full and compare its rows with the plan's; the rows.

@@ -24,6 +24,7 @@ class PlannedPhoto:
     edit_settings: str | None = None
     editing_type: str | None = None
     seed: int | None = None
+    attempt: int | None = None
 
 
 def planned_photos(plan: pa.Table) -> list[PlannedPhoto]:
