@@ -15,6 +15,7 @@ from tasks.prefect_tasks import plan, report
 from tasks.shard.progress import PROGRESS
 from tasks.store.ledger import Ledger, RunStatus
 from tasks.store.objects import open_store
+from tasks.store.uris import WEB, parse
 
 
 def run_batch(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
@@ -22,8 +23,10 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
 
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
+    refuse_signature(source)
+    execution = execution.model_copy(update={"allow_root": (*execution.allow_root, *_own_site(source))})
     _require_limit(execution.concurrency_limit)
-    planned = plan(source, output, config, execution.allow_http)
+    planned = plan(source, output, config, execution.access())
     ledger = Ledger(open_store(output))
     todo = ledger.open_shards()
     get_run_logger().info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
@@ -36,6 +39,21 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
         board.publish(report(output)["markdown"] if execution.report else None)
     _judge(status, errors, execution.max_failed_fraction)
     return {**vars(status), **summary}
+
+
+def refuse_signature(source: str) -> None:
+    """Raise ValueError for a presigned source: a flow's parameters are kept in Prefect's database."""
+    if parse(source).signed:
+        raise ValueError(
+            "SOURCE carries a signature, and a run's parameters are kept in Prefect's database: put the address into a "
+            "manifest file and give that"
+        )
+
+
+def _own_site(source: str) -> list[str]:
+    """The place of a source on the web, which may be private if the operator names it."""
+    place = parse(source)
+    return [place.parent.uri] if place.scheme in WEB else []
 
 
 def _require_limit(name: str | None) -> None:

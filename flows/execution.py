@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tasks.store.access import Access
+from tasks.store.uris import parse
 
 RunnerName = Literal["thread", "process", "ray", "work-pool"]
 
@@ -35,7 +38,10 @@ class Execution(BaseModel):
     )
     max_failed_fraction: float = Field(0.05, ge=0, le=1, description="share of failed photos above which the run fails")
     reference: str | None = Field(None, description="folder of ground truth under the same names, for PSNR and SSIM")
-    allow_http: bool = Field(False, description="read photos from http(s) addresses of a manifest")
+    allow_http: bool = Field(False, description="read photos from the public web, where a manifest names them")
+    allow_root: tuple[str, ...] = Field(
+        (), description="further places a manifest may name: folders, buckets, and sites of a private network"
+    )
     report: bool = Field(True, description="write report/ at the end")
 
     @model_validator(mode="after")
@@ -44,6 +50,18 @@ class Execution(BaseModel):
         if self.runner == "thread" and self.workers > 1:
             raise ValueError(f"workers is {self.workers} but runner is thread: choose process, ray or work-pool")
         return self
+
+    @field_validator("allow_root")
+    @classmethod
+    def _no_secrets(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        """Roots are kept in Prefect's database."""
+        if any(parse(root).signed for root in roots):
+            raise ValueError("allow_root takes folders and sites, without a signature")
+        return roots
+
+    def access(self) -> Access:
+        """What may be read beside the source."""
+        return Access.to(*self.allow_root, http=self.allow_http)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def process_shards(
                     board.add(ended.done)
                 else:
                     failures.append(ended)
-        committed = ledger.committed_among(todo)
+        committed = set(ledger.committed())
         todo = [shard for shard in todo if shard not in committed]
         errors = [str(failure.error) for failure in failures] if todo else []
         if not todo or not any(failure.lost for failure in failures):
@@ -54,6 +54,7 @@ def _run(todo: list[ShardId], output: str, config: RunConfig, execution: Executi
         "reference": execution.reference,
         "timeout": execution.shard_timeout,
         "limit": execution.concurrency_limit,
+        "access": execution.access(),
     }
     with open_runner(execution) as runner:
         remaining, outstanding = iter(todo), 0

@@ -8,14 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from tasks.photos.sources import list_photos
+from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 
 
-def estimate(source: str, output: str) -> dict[str, Any]:
+def estimate(source: str, output: str, access: Access = SOURCE_ONLY) -> dict[str, Any]:
     """Photos and bytes under ``source``, and what ``output`` already holds."""
     photos = size = 0
-    for entry in list_photos(source, output=output):
+    for entry in list_photos(source, output=output, access=access):
         photos += 1
         size += entry.get("size") or 0
     status = Ledger(open_store(output)).status()

@@ -22,6 +22,7 @@ from tasks.shard import cancellation  # the module, not its event: tasks are pic
 from tasks.shard.method import inversion_method
 from tasks.shard.model_cache import model_for
 from tasks.shard.process import ShardSummary, process_shard, versions
+from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.errors import StoreError
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
@@ -57,7 +58,7 @@ def check(config: RunConfig) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan", timeout_seconds=4 * 3600)
-def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[str, Any]:
+def plan(source: str, output: str, config: RunConfig, access: Access = SOURCE_ONLY) -> dict[str, Any]:
     """Check the configuration, make the output ours and plan the photos that no plan has claimed yet.
 
     Raises ValueError or StoreError before any photo is touched.
@@ -65,7 +66,7 @@ def plan(source: str, output: str, config: RunConfig, allow_http: bool) -> dict[
     check(config)
     ledger = Ledger(open_store(output))
     ledger.create_run(config.identity(), versions())
-    added = ledger.plan_new(list_photos(source, output=output, allow_http=allow_http), config.shard_size)
+    added = ledger.plan_new(list_photos(source, output=output, access=access), config.shard_size)
     status = ledger.status()
     return {
         "plans_added": added,
@@ -93,6 +94,7 @@ def process(
     reference: str | None = None,
     timeout: float = 3600,
     limit: str | None = None,
+    access: Access = SOURCE_ONLY,
 ) -> ShardSummary:
     """Process and commit one shard, holding a slot of the global concurrency limit ``limit`` if one is named.
 
@@ -102,7 +104,13 @@ def process(
     with concurrency(limit, strict=True, raise_on_lease_renewal_failure=False) if limit else nullcontext():
         try:
             return process_shard(
-                output, config, plan, shard, reference=reference, should_stop=cancellation.or_after(timeout)
+                output,
+                config,
+                plan,
+                shard,
+                reference=reference,
+                access=access,
+                should_stop=cancellation.or_after(timeout),
             )
         except Cancelled:
             if cancellation.requested():

@@ -14,6 +14,8 @@ from flows.cli import evaluate, inspect, server
 from flows.cli.terminal import (
     INCOMPLETE,
     USAGE,
+    AllowHttp,
+    AllowRoot,
     AsJson,
     Execute,
     Model,
@@ -66,10 +68,12 @@ def run(
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
         from prefect import tags
 
+        from flows.batch import refuse_signature
         from flows.execution import Execution
         from flows.operations import FLOWS
         from tasks.config import RunConfig
 
+        refuse_signature(source)
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
         with tags("fixpoint"):
             summary = FLOWS[operation](source, output, config, Execution(**execution))
@@ -123,6 +127,8 @@ def dehaze(
     report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
     set_: Set = None,
     execute: Execute = None,
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -134,7 +140,14 @@ def dehaze(
         tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
         mask_folder=masks, depth_folder=depth,
     )  # fmt: skip
-    execution = settings_of(execute, reference=reference, max_failed_fraction=max_failed, report=report)
+    execution = settings_of(
+        execute,
+        reference=reference,
+        max_failed_fraction=max_failed,
+        report=report,
+        allow_http=allow_http,
+        allow_root=allow_root,
+    )
     run("dehaze", source, output, settings, execution, as_json, verbose)
 
 
@@ -166,6 +179,8 @@ def edit(
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     set_: Set = None,
     execute: Execute = None,
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -180,7 +195,7 @@ def edit(
         cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
         seed=seed, mask=mask_runs(mask),
     )  # fmt: skip
-    execution = settings_of(execute, max_failed_fraction=max_failed)
+    execution = settings_of(execute, max_failed_fraction=max_failed, allow_http=allow_http, allow_root=allow_root)
     run("edit", source, output, settings, execution, as_json, verbose)
 
 
@@ -196,6 +211,8 @@ def invert(
     max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
     set_: Set = None,
     execute: Execute = None,
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -208,7 +225,7 @@ def invert(
         num_inference_steps=steps,
         tolerance=tolerance,
     )
-    execution = settings_of(execute, max_failed_fraction=max_failed)
+    execution = settings_of(execute, max_failed_fraction=max_failed, allow_http=allow_http, allow_root=allow_root)
     run("invert", source, output, settings, execution, as_json, verbose)
 
 

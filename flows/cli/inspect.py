@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli.terminal import INCOMPLETE, USAGE, AsJson, Model, Output, Source, console, plain_errors
+from flows.cli.terminal import (
+    INCOMPLETE,
+    USAGE,
+    AllowHttp,
+    AllowRoot,
+    AsJson,
+    Model,
+    Output,
+    Source,
+    console,
+    plain_errors,
+)
 
 app = typer.Typer()
 
@@ -122,13 +133,16 @@ def plan(
     like: Annotated[str | None, typer.Option(help="output of a run to take time and storage a photo from")] = None,
     photos: Annotated[int | None, typer.Option(min=1, help="size for so many photos instead of those there")] = None,
     gpus: Annotated[str, typer.Option(help="comma-separated numbers of GPUs to size for")] = "1",
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Dry run: what a run would do, without doing it; with --like also how long it takes and what it stores."""
     from tasks.estimate import estimate, rates_of, sizing
+    from tasks.store.access import Access
 
     with plain_errors():
-        answer = estimate(source, output)
+        answer = estimate(source, output, Access.to(*(allow_root or ()), http=bool(allow_http)))
         rates = rates_of(like) if like else None
         devices = [int(n) for n in gpus.split(",")]
     rows = sizing(rates, photos or answer["photos"], devices) if rates else []

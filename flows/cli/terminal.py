@@ -29,6 +29,16 @@ Execute = Annotated[
     list[str] | None,
     typer.Option("--execution", help="how it is carried out, as name=value: runner=process workers=4 …"),
 ]
+AllowHttp = Annotated[
+    bool | None,
+    typer.Option("--allow-http/--no-allow-http", help="read photos of the public web that a manifest names"),
+]
+AllowRoot = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="a further place a manifest may name: a folder, s3://bucket, or http://host/ of a private network"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
 

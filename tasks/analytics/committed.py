@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tasks.store.errors import NotFound
 from tasks.store.objects import Store, open_store
 from tasks.store.schema import FOOTER_KEY, shard_schema
-from tasks.store.uris import Location
+from tasks.store.uris import Address
 
 _SHARD = re.compile(r"shards/(\d{6}-\d{5}\.parquet)")
 _BLOCK = 1 << 20
@@ -34,8 +34,8 @@ class Output:
 
     @property
     def url(self) -> str:
-        """Where it is, without credentials."""
-        return self.store.uri("").rstrip("/")
+        """Where it is."""
+        return self.store.location.uri.rstrip("/")
 
     @property
     def run(self) -> str:
@@ -68,7 +68,7 @@ def open_output(url: str) -> Output:
     return Output(store, _file_system(place), "/".join(part for part in (place.bucket, place.path.rstrip("/")) if part))
 
 
-def _file_system(place: Location) -> Any:
+def _file_system(place: Address) -> Any:
     if place.scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return fsspec.filesystem("s3", use_listings_cache=False, endpoint_url=endpoint)

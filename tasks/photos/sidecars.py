@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.photos.decode import PhotoLimits, decode_photo
 from tasks.photos.formats import PhotoError
 from tasks.store.errors import NotFound
-from tasks.store.objects import read_uri
+from tasks.store.objects import read_under
 
 Grey = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ def read_sidecar(folder: str, key: str, kind: str, limits: PhotoLimits) -> Grey:
     names = dict.fromkeys((key, str(PurePosixPath(key).with_suffix(".png"))))
     for name in names:
         try:
-            data = read_uri(f"{folder.rstrip('/')}/{name}")
+            data = read_under(folder, name, max_bytes=limits.max_bytes)
         except NotFound:
             continue
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import datetime
 from time import perf_counter
 
 import numpy as np
@@ -14,11 +13,12 @@ from tasks.photos.decode import Photo, PhotoLimits, decode_photo
 from tasks.photos.formats import PhotoError
 from tasks.photos.sidecars import Grey, read_sidecar, resized
 from tasks.shard.outcome import Columns, Failure
+from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.errors import StoreError, StoreFull, StoreUnavailable
+from tasks.store.objects import read_uri
 from tasks.store.planned import PlannedPhoto
-from tasks.store.versions import read_planned
 
-TOO_LARGE = Failure("out-of-memory", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+TOO_LARGE = Failure("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
 
 
 @dataclass
@@ -28,8 +28,6 @@ class Loaded:
     planned: PlannedPhoto
     image_id: str | None = None
     source_size: int | None = None
-    source_etag: str | None = None
-    """Entity tag of the version that was read."""
     photo: Photo | None = None
     small: npt.NDArray[np.float32] | None = None
     """(3, h, w) in [0, 1]: the photo at the model's size."""
@@ -41,7 +39,6 @@ class Loaded:
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage, see ``tasks.store.schema.STAGES``."""
-    processed_at: datetime | None = None
     columns: Columns = field(default_factory=Columns)
     """What the operation and the publication add to the committed row."""
 
@@ -55,7 +52,7 @@ def load(
     planned: PlannedPhoto,
     limits: PhotoLimits,
     *,
-    allow_http: bool = False,
+    access: Access = SOURCE_ONLY,
     masks: str | None = None,
     depths: str | None = None,
 ) -> Loaded:
@@ -63,12 +60,14 @@ def load(
 
     Whatever is wrong becomes the photo's ``failure``.
 
-    Raises StoreError only if the store itself fails, or the source as a whole is not there (then the shard is tried again),
-    not for a missing photo.
+    Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
     """
     loaded, started = Loaded(planned), perf_counter()
+    if planned.problem is not None:
+        loaded.fail(Failure("invalid-line", planned.problem))
+        return loaded
     try:
-        data, loaded.source_etag = read_planned(planned, allow_http=allow_http)
+        data = read_uri(planned.uri, access=access, max_bytes=limits.max_bytes)
         loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
         photo = decode_photo(data, limits)
         if masks is not None:
@@ -83,6 +82,6 @@ def load(
     except (StoreUnavailable, StoreFull):
         raise
     except StoreError as error:
-        loaded.fail(Failure("unreadable", str(error)))
+        loaded.fail(Failure(error.code, str(error)))
     loaded.seconds["read"] = perf_counter() - started
     return loaded

@@ -21,7 +21,7 @@ from typing import TypedDict, TypeVar
 from fpcore.dehazing.haze_density import darkest_value
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size
-from tasks.config import RunConfig, RunOrigin
+from tasks.config import RunConfig
 from tasks.photos.decode import PhotoLimits, model_input
 from tasks.shard.cancellation import Stop
 from tasks.shard.load import Loaded, load
@@ -29,9 +29,9 @@ from tasks.shard.model_cache import model_for
 from tasks.shard.operate import Group, evaluate
 from tasks.shard.progress import PROGRESS, worker
 from tasks.shard.publish import Finisher
-from tasks.shard.rows import ShardOrigin, shard_footer, shard_table
+from tasks.shard.rows import shard_footer, shard_table
 from tasks.shard.trajectories import add_paths
-from tasks.store.facts import ShardFacts, Totals
+from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tasks.store.planned import PlannedPhoto, planned_photos
@@ -46,7 +46,7 @@ Item = TypeVar("Item")
 
 
 class ShardSummary(TypedDict):
-    """What Prefect carries of a processed shard. ``won``: whether this run's rows are the ones committed; else all are 0."""
+    """What Prefect carries of a processed shard: ``won`` says whether this attempt's rows were the ones committed."""
 
     plan: int
     shard: int
@@ -72,18 +72,19 @@ def process_shard(
     shard: int,
     *,
     reference: str | None = None,
-    run: RunOrigin = RunOrigin(),
+    access: Access = SOURCE_ONLY,
     should_stop: Stop = None,
 ) -> ShardSummary:
-    """Process and commit one shard for a run; a small summary comes back.
+    """Process and commit one shard; a small summary comes back.
 
     ``reference``: a folder of ground truth under the same keys; PSNR and SSIM before and after go into ``metrics``.
+    ``access``: what may be read of the web.
     Raises StoreError (the shard can be tried again), ``Cancelled``, or ValueError for a configuration that cannot work.
     """
     started, clock = datetime.now(UTC), perf_counter()
     ledger = Ledger(open_store(output))
-    if ledger.is_committed(ShardId(plan, shard)):
-        return _standing(ShardId(plan, shard), ledger.facts(ShardId(plan, shard)), run)
+    if ShardId(plan, shard).key in {s.key for s in ledger.committed()}:
+        return _summary(plan, shard, [], won=False, seconds=perf_counter() - clock)
     rows = planned_photos(ledger.read_plan_shard(plan, shard))
     model = None if config.operation == "dehaze" and config.dehaze_variant == "dcp" else model_for(config)
     run_id = ledger.run().configuration_digest[:16]
@@ -92,7 +93,7 @@ def process_shard(
     done: list[Loaded] = []
     with ThreadPoolExecutor(1, "write") as writer:
         pending: Future[None] | None = None
-        for group in _ahead(_groups(rows, config, model)):
+        for group in _ahead(_groups(rows, config, model, access)):
             outcomes = DEVICE.submit(evaluate, group, config, model, should_stop).result()
             if sampled is not None and DEVICE.submit(add_paths, sampled, config, outcomes).result():
                 sampled = None
@@ -102,28 +103,20 @@ def process_shard(
             done += group.photos
         if pending is not None:
             pending.result()
-    origin = ShardOrigin(plan, shard, run, model.digest if model else None)
-    footer = shard_footer(config, model, versions(), started, run)
-    outcome = ledger.commit_shard(plan, shard, shard_table(done, config, origin), footer)
-    if not outcome.won:
-        return _standing(ShardId(plan, shard), outcome.facts, run)
-    return _summary(ShardId(plan, shard), outcome.facts.totals, won=True, seconds=perf_counter() - clock)
+    table = shard_table(done, config, plan, shard)
+    footer = shard_footer(config, model, versions(), started)
+    outcome = ledger.commit_shard(plan, shard, table, footer)
+    return _summary(plan, shard, done, won=outcome.won, seconds=perf_counter() - clock)
 
 
-def _standing(shard: ShardId, facts: ShardFacts, run: RunOrigin) -> ShardSummary:
-    """Of a shard that another attempt committed: its rows count if that was an attempt of this very run."""
-    ours = run.run_id is not None and facts.run_id == run.run_id
-    return _summary(shard, facts.totals if ours else Totals(), won=ours, seconds=0.0)
-
-
-def _summary(shard: ShardId, totals: Totals, *, won: bool, seconds: float) -> ShardSummary:
+def _summary(plan: int, shard: int, done: list[Loaded], *, won: bool, seconds: float) -> ShardSummary:
     return {
-        "plan": shard.plan,
-        "shard": shard.shard,
+        "plan": plan,
+        "shard": shard,
         "won": won,
-        "photos": totals.rows,
-        "failed": totals.failed,
-        "nfe": totals.nfe,
+        "photos": len(done),
+        "failed": sum(item.failure is not None for item in done),
+        "nfe": sum(item.columns.nfe or 0 for item in done),
         "seconds": round(seconds, 3),
         "worker": worker(),
         "model_loads": PROGRESS.get("model_loads"),
@@ -139,10 +132,10 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
-def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None) -> Loaded:
+def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access: Access) -> Loaded:
     """A photo decoded and at the model's size."""
     limits = PhotoLimits(max_pixels=config.max_pixels)
-    loaded = load(row, limits, masks=config.mask_folder, depths=config.depth_folder)
+    loaded = load(row, limits, access=access, masks=config.mask_folder, depths=config.depth_folder)
     if loaded.photo is not None:
         clock = perf_counter()
         height, width = loaded.photo.size
@@ -153,23 +146,27 @@ def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None) -> Load
     return loaded
 
 
-def _prefetched(rows: list[PlannedPhoto], config: RunConfig, model: Model | None) -> Iterator[Loaded]:
+def _prefetched(
+    rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access
+) -> Iterator[Loaded]:
     """Prepared photos in order, a few ahead of the consumer."""
     with ThreadPoolExecutor(2, "read") as readers:
         waiting: list[Future[Loaded]] = []
         for row in rows:
-            waiting.append(readers.submit(_prepared, row, config, model))
+            waiting.append(readers.submit(_prepared, row, config, model, access))
             if len(waiting) > LOOK_AHEAD:
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
 
 
-def _groups(rows: list[PlannedPhoto], config: RunConfig, model: Model | None) -> Iterator[Group]:
+def _groups(
+    rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access
+) -> Iterator[Group]:
     """Photos gathered by model size, each group as large as memory allows; failures ride in a group of their own."""
     gathering: dict[tuple[int, int], Group] = {}
     most = 8 * config.batch_size or MAX_PHOTOS
-    for loaded in _prefetched(rows, config, model):
+    for loaded in _prefetched(rows, config, model, access):
         size = (0, 0) if loaded.small is None else (loaded.small.shape[1], loaded.small.shape[2])
         group = gathering.setdefault(size, Group(size))
         group.photos.append(loaded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
 
@@ -23,7 +22,7 @@ from tasks.shard.outcome import Failure, Outcome
 from tasks.shard.progress import PROGRESS
 from tasks.store.errors import NotFound
 from tasks.store.ledger import Ledger
-from tasks.store.objects import read_uri
+from tasks.store.objects import read_under
 
 MAX_PSNR = 100.0  # dB, given to identical pictures
 
@@ -51,7 +50,6 @@ class Finisher:
                 height, width = item.photo.size
                 item.columns = replace(item.columns, height=height, width=width)
             item.photo = item.small = item.mask = item.depth = None
-            item.processed_at = datetime.now(UTC)
             PROGRESS.add("photos")
             PROGRESS.add("failed", int(item.failure is not None))
 
@@ -101,7 +99,7 @@ class Finisher:
         Raises StoreError where the store fails: the shard is tried again, lest a row be without its measures for good.
         """
         try:
-            truth = _as_tensor(decode_photo(read_uri(f"{self.reference}/{item.planned.key}")).pixels)
+            truth = _as_tensor(decode_photo(read_under(self.reference or ".", item.planned.key)).pixels)
         except (NotFound, PhotoError):
             return {}
         measures = {}

@@ -6,6 +6,7 @@ be exclusive: of any number of concurrent creates of one key exactly one succeed
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -16,15 +17,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 import fsspec
 from botocore.exceptions import ClientError
 from fsspec.asyn import sync
+from fsspec.exceptions import FSTimeoutError
 
-from tasks.store.errors import AccessDenied, InvalidLocation, NotExclusive
+from tasks.store.bounded import MAX_BYTES, PIECE, open_regular, read_pieces, too_large
+from tasks.store.errors import AccessDenied, InvalidLocation, NotExclusive, TooSlow
 from tasks.store.retry import RetryPolicy, Vanished
-from tasks.store.uris import Location
+from tasks.store.uris import Address, Shown, show
 
 # At debug level it writes the headers of every request: key, signature and session token.
 logging.getLogger("botocore").setLevel(logging.INFO)
@@ -45,8 +49,8 @@ class Entry:
 class Backend(Protocol):
     """What a store must be able to do, one attempt each. Keys are relative to the location's path."""
 
-    def read(self, key: str, tail: int | None = None) -> bytes:
-        """All bytes, or the last ``tail``."""
+    def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+        """All bytes, or the last ``tail``. Raises TooLarge beyond ``max_bytes``, TooSlow past the policy's deadline."""
 
     def write(self, key: str, data: bytes) -> None:
         """Create or replace, whole or not at all."""
@@ -67,8 +71,8 @@ class Backend(Protocol):
 class LocalBackend:
     """A folder. Writes go to a temporary file beside the target, are flushed to disk and then linked into place."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    def __init__(self, root: Path, seconds: float = 600.0) -> None:
+        self.root, self._seconds = root.resolve(), seconds
 
     def _inside(self, key: str) -> Path:
         path = self.root / key
@@ -76,15 +80,16 @@ class LocalBackend:
             raise InvalidLocation(f"{key!r} leads out of {self.root}: remove the symbolic link or the '..'")
         return path
 
-    def read(self, key: str, tail: int | None = None) -> bytes:
-        """All bytes of a file, or the last ``tail``."""
+    def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+        """All bytes of a regular file, or the last ``tail``."""
         path = self._inside(key)
         if not path.resolve().is_relative_to(self.root):
             raise InvalidLocation(f"{key!r} is a symbolic link out of {self.root}: copy the file instead")
-        with path.open("rb") as file:
+        end = monotonic() + self._seconds
+        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
             if tail is not None:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
-            return file.read()
+            return read_pieces(file.read, max_bytes, show(key), lambda: end - monotonic())
 
     def write(self, key: str, data: bytes) -> None:
         """Replace in one step."""
@@ -154,7 +159,7 @@ class LocalBackend:
         try:
             with os.scandir(folder) as entries:
                 names = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for name in names:
             path, key = f"{folder}/{name}", prefix + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -199,9 +204,10 @@ def _flush_folder(folder: Path) -> None:
 class S3Backend:
     """A prefix of a bucket, through the client of s3fs with all of its and botocore's own retries left out."""
 
-    def __init__(self, location: Location, policy: RetryPolicy) -> None:
+    def __init__(self, location: Address, policy: RetryPolicy) -> None:
         env = os.environ
-        self.bucket, self.prefix = location.bucket, location.path and location.path.rstrip("/") + "/"
+        self.bucket, self.prefix = location.bucket, (location / "").path
+        self._seconds = policy.object_timeout
         self._fs = fsspec.filesystem(
             "s3",
             skip_instance_cache=True,
@@ -216,23 +222,35 @@ class S3Backend:
             },
         )
 
-    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+    def _call(self, method: str, max_bytes: int = MAX_BYTES, **arguments: Any) -> dict[str, Any]:
+        """One request, its reply's body read; whatever the server does, it ends at the policy's ``object_timeout``."""
+
         async def once() -> dict[str, Any]:
             client = await self._fs.set_session()
             reply: dict[str, Any] = await getattr(client, method)(Bucket=self.bucket, **arguments)
             if "Body" in reply:
                 async with reply["Body"] as body:
-                    reply["Body"] = await body.read()
+                    reply["Body"] = await _read_body(body, max_bytes, show(str(arguments.get("Key"))))
             return reply
 
-        reply: dict[str, Any] = sync(self._fs.loop, once)
+        async def bounded() -> dict[str, Any]:
+            limit = asyncio.timeout(self._seconds)
+            try:
+                async with limit:
+                    return await once()
+            except TimeoutError:
+                if not limit.expired() or method != "get_object":
+                    raise
+                raise TooSlow(f"{method} was not done after {self._seconds:g} s although the store answers") from None
+
+        reply: dict[str, Any] = sync(self._fs.loop, bounded)
         return reply
 
-    def read(self, key: str, tail: int | None = None) -> bytes:
+    def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
         """GET, with the length checked."""
-        extra = {} if tail is None else {"Range": f"bytes=-{tail}"}
+        extra: dict[str, Any] = {} if tail is None else {"Range": f"bytes=-{tail}"}
         try:
-            reply = self._call("get_object", Key=self.prefix + key, **extra)
+            reply = self._call("get_object", max_bytes=max_bytes, Key=self.prefix + key, **extra)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") == "InvalidRange":  # an empty object has no last bytes
                 return b""
@@ -264,7 +282,7 @@ class S3Backend:
 
     def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
         """Up to 1000 keys."""
-        extra = {} if cursor is None else {"ContinuationToken": cursor}
+        extra: dict[str, Any] = {} if cursor is None else {"ContinuationToken": cursor}
         reply = self._call("list_objects_v2", Prefix=self.prefix + prefix, **extra)
         entries = [
             Entry(item["Key"][len(self.prefix) :], int(item["Size"]), item["ETag"].strip('"'))
@@ -272,6 +290,17 @@ class S3Backend:
             if not item["Key"].endswith("/")  # folder marks of graphical tools
         ]
         return entries, reply["NextContinuationToken"] if reply.get("IsTruncated") else None
+
+
+async def _read_body(body: Any, max_bytes: int, shown: Shown) -> bytes:
+    """A streamed body, in pieces and no further than ``max_bytes``."""
+    pieces, size = list[bytes](), 0
+    while piece := await body.read(PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            raise too_large(shown, max_bytes)
+    return b"".join(pieces)
 
 
 _MEMORY_LOCK = threading.Lock()
@@ -288,7 +317,8 @@ def _client_options(scheme: str, timeout: float) -> dict[str, Any]:
 class FsspecBackend:
     """Any other fsspec file system whose ``pipe_file(mode="create")`` is exclusive: gs, az; memory under a lock."""
 
-    def __init__(self, location: Location, policy: RetryPolicy) -> None:
+    def __init__(self, location: Address, policy: RetryPolicy) -> None:
+        self._seconds = policy.object_timeout
         self._fs = fsspec.filesystem(location.scheme, **_client_options(location.scheme, policy.request_timeout))
         self._base = "/".join(part for part in (location.bucket, location.path.rstrip("/")) if part)
         if location.scheme == "memory":
@@ -297,14 +327,25 @@ class FsspecBackend:
     def _path(self, key: str) -> str:
         return f"{self._base}/{key}" if self._base.strip("/") else self._base + key
 
-    def read(self, key: str, tail: int | None = None) -> bytes:
+    def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
         """All bytes, or the last ``tail``, with the length checked. Azure and empty objects know no "last n bytes"."""
         size = self.stat(key).size
         start = 0 if tail is None else max(0, size - tail)
-        data = bytes(self._fs.cat_file(self._path(key), **({"start": start} if start else {})))
+        if size - start > max_bytes:
+            raise too_large(show(key), max_bytes)
+        data = self._cat(self._path(key), {"start": start} if start else {})
         if len(data) < size - start:
             raise Vanished(f"{len(data)} of {size - start} bytes arrived")
         return data
+
+    def _cat(self, path: str, span: dict[str, int]) -> bytes:
+        """The bytes, within the deadline where the file system can be interrupted; memory needs none."""
+        if not self._fs.async_impl:
+            return bytes(self._fs.cat_file(path, **span))
+        try:
+            return bytes(sync(self._fs.loop, self._fs._cat_file, path, timeout=self._seconds, **span))
+        except FSTimeoutError:
+            raise TooSlow(f"{show(path)} was not read after {self._seconds:g} s although the store answers") from None
 
     def write(self, key: str, data: bytes) -> None:
         """Replace in one request."""
@@ -353,7 +394,7 @@ class FsspecBackend:
         return Entry(info["name"][len(self._path("")) :], int(info["size"]), str(tag).strip('"'))
 
 
-def open_backend(location: Location, policy: RetryPolicy) -> Backend:
+def open_backend(location: Address, policy: RetryPolicy) -> Backend:
     """The backend of a location that can be written to.
 
     Raises:
@@ -362,7 +403,7 @@ def open_backend(location: Location, policy: RetryPolicy) -> Backend:
     """
     try:
         if location.scheme == "file":
-            return LocalBackend(Path(location.path))
+            return LocalBackend(Path(location.path), policy.object_timeout)
         if location.scheme == "s3":
             return S3Backend(location, policy)
         return FsspecBackend(location, policy)

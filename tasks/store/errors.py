@@ -8,6 +8,9 @@
     ├── AlreadyExists          a create met an object that stands; ``Store.put_new`` resolves it
     ├── AccessDenied           credentials missing, wrong or without the right
     ├── StoreFull              disk, quota or file system refuses more bytes
+    ├── TooLarge               more bytes than the reader takes
+    ├── TooSlow                bytes kept arriving past the deadline of one object
+    ├── HostUnreachable        a web host that does not answer: its photos fail, nobody else's
     ├── StoreUnavailable       a transient failure outlived the retry budget; the same command resumes
     ├── NotExclusive           the store lets a second create overwrite the first
     ├── ForeignConfiguration   the output belongs to a run with another configuration
@@ -21,7 +24,12 @@ from typing import ClassVar
 
 
 class StoreError(Exception):
-    """Base of all storage errors; the message is one sentence that names the fix."""
+    """Base of all storage errors; the message is one sentence that names the fix.
+
+    ``code`` is the word for it in a photo's row.
+    """
+
+    code: ClassVar[str] = "unreadable"
 
     transient: ClassVar[bool] = False
     """Whether trying the same again later can help."""
@@ -45,6 +53,24 @@ class AccessDenied(StoreError):
 
 class StoreFull(StoreError):
     """Disk, quota or a read-only file system refuses more bytes."""
+
+
+class TooLarge(StoreError):
+    """The object holds more bytes than the reader takes."""
+
+    code = "too-large"
+
+
+class TooSlow(StoreError):
+    """The object did not arrive within its deadline, although the store answers."""
+
+    code = "too-slow"
+
+
+class HostUnreachable(StoreError):
+    """A web host does not answer, or answers nonsense, for longer than the retry budget."""
+
+    code = "unreachable"
 
 
 class StoreUnavailable(StoreError):

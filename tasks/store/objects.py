@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tasks.store import uris
+from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.backends import Backend, Entry, open_backend
+from tasks.store.bounded import MAX_BYTES
 from tasks.store.errors import InvalidLocation, NotExclusive, NotFound
 from tasks.store.retry import Kind, RetryPolicy, Vanished, kind_of, with_retries
-from tasks.store.uris import Location
+from tasks.store.uris import WEB, Address, Shown, parse
 
 __all__ = ["Entry", "PutOutcome", "Store", "open_store", "read_uri"]
 
@@ -28,28 +29,33 @@ class PutOutcome:
 class Store:
     """Objects under one location. Keys are relative paths with forward slashes; safe to share among threads."""
 
-    def __init__(self, location: Location, backend: Backend, policy: RetryPolicy) -> None:
+    def __init__(self, location: Address, backend: Backend, policy: RetryPolicy) -> None:
         self.location = location
         self._backend = backend
         self._policy = policy
 
     def __repr__(self) -> str:
-        return f"Store({uris.public_uri(str(self.location))})"
+        return f"Store({self.location.shown})"
 
-    def uri(self, key: str) -> str:
-        """Where ``key`` lives, as logged and recorded."""
-        return uris.public_uri(str(self.location / key))
+    def address(self, key: str) -> Address:
+        """Where ``key`` lives, to be read by."""
+        return self.location / key
 
-    def get(self, key: str) -> bytes:
+    def shown(self, key: str) -> Shown:
+        """Where ``key`` lives, for messages."""
+        return self.address(key).shown
+
+    def get(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
         """All bytes of an object.
 
-        Raises NotFound, AccessDenied or StoreUnavailable.
+        Raises NotFound, AccessDenied, StoreUnavailable, TooLarge or TooSlow.
         """
-        return with_retries(self._policy, f"Reading {self.uri(key)}", lambda: self._backend.read(key))
+        what = f"Reading {self.shown(key)}"
+        return with_retries(self._policy, what, lambda: self._backend.read(key, max_bytes=max_bytes))
 
     def get_tail(self, key: str, size: int) -> bytes:
         """The last ``size`` bytes of an object (all of it if it is shorter): enough for a Parquet footer."""
-        return with_retries(self._policy, f"Reading {self.uri(key)}", lambda: self._backend.read(key, size))
+        return with_retries(self._policy, f"Reading {self.shown(key)}", lambda: self._backend.read(key, size))
 
     def put(self, key: str, data: bytes) -> None:
         """Create or replace an object; for tables and reports that may be rebuilt at any time.
@@ -57,7 +63,7 @@ class Store:
         Raises InvalidLocation, StoreFull, AccessDenied or StoreUnavailable.
         """
         _check_key(key)
-        with_retries(self._policy, f"Writing {self.uri(key)}", lambda: self._backend.write(key, data))
+        with_retries(self._policy, f"Writing {self.shown(key)}", lambda: self._backend.write(key, data))
 
     def put_new(self, key: str, data: bytes) -> PutOutcome:
         """Create an object if the key is free; the outcome is certain even if a reply was lost.
@@ -79,7 +85,7 @@ class Store:
                 return self._read_standing(key)
             return data
 
-        standing = with_retries(self._policy, f"Creating {self.uri(key)}", create_or_read)
+        standing = with_retries(self._policy, f"Creating {self.shown(key)}", create_or_read)
         return PutOutcome(standing == data, standing)
 
     def _read_standing(self, key: str) -> bytes:
@@ -97,7 +103,7 @@ class Store:
     def stat(self, key: str) -> Entry | None:
         """Size and entity tag, or None if the object is not there."""
         try:
-            return with_retries(self._policy, f"Looking up {self.uri(key)}", lambda: self._backend.stat(key))
+            return with_retries(self._policy, f"Looking up {self.shown(key)}", lambda: self._backend.stat(key))
         except NotFound:
             return None
 
@@ -105,7 +111,7 @@ class Store:
         """Remove an object; fine if it is gone already."""
         _check_key(key)
         try:
-            with_retries(self._policy, f"Deleting {self.uri(key)}", lambda: self._backend.remove(key))
+            with_retries(self._policy, f"Deleting {self.shown(key)}", lambda: self._backend.remove(key))
         except NotFound:
             return
 
@@ -120,7 +126,7 @@ class Store:
             NotFound: if the bucket does not exist. A folder that does not exist is empty.
         """
         cursor: str | None = None
-        what = f"Listing {self.uri(prefix)}"
+        what = f"Listing {self.shown(prefix)}"
         while True:
             page, cursor = with_retries(self._policy, what, lambda at=cursor: self._backend.page(prefix, at))  # type: ignore[misc]
             yield from page
@@ -142,7 +148,7 @@ class Store:
             self.delete(key)
         if overwritten:
             raise NotExclusive(
-                f"{self.uri('')} lets a second create overwrite the first, so two runs could destroy each other's "
+                f"{self.shown('')} lets a second create overwrite the first, so two runs could destroy each other's "
                 "results: use a store that honours 'If-None-Match: *' (AWS S3, MinIO, SeaweedFS) or a local folder"
             )
 
@@ -163,28 +169,57 @@ def open_store(url: str, policy: RetryPolicy | None = None) -> Store:
         InvalidLocation: if the URL is not allowed.
     """
     policy = policy or RetryPolicy()
-    location = uris.parse(url)
+    location = parse(url)
+    _refuse_web(location)
     return Store(location, open_backend(location, policy), policy)
 
 
-def read_uri(uri: str, policy: RetryPolicy | None = None, *, allow_http: bool = False) -> bytes:
+def read_uri(
+    uri: str | Address, policy: RetryPolicy | None = None, *, access: Access = SOURCE_ONLY, max_bytes: int = MAX_BYTES
+) -> bytes:
     """The bytes of one photo, wherever it is; for manifests whose photos lie in several places.
 
-    Raises InvalidLocation, NotFound, AccessDenied or StoreUnavailable.
-    """
-    location = uris.parse(uri, allow_http=allow_http)
-    policy = policy or RetryPolicy()
-    if location.scheme in uris.WEB:
-        from tasks.store.web import fetch
+    ``access`` bounds what may be read of the web; whether other places may be read was decided when they were listed.
 
-        return with_retries(policy, f"Reading {uris.public_uri(uri)}", lambda: fetch(uri, policy.request_timeout))
-    folder, _, name = location.path.rpartition("/") if not location.bucket else ("", "", location.path)
-    root = Location(location.scheme, location.bucket, folder or ("/" if location.scheme == "file" else ""))
-    return Store(root, _shared_backend(root, policy, _credentials()), policy).get(name)
+    Raises InvalidLocation, NotFound, AccessDenied, StoreUnavailable, TooLarge, TooSlow or HostUnreachable.
+    """
+    address = uri if isinstance(uri, Address) else parse(uri)
+    if address.scheme in WEB:
+        from tasks.store import web
+
+        return web.read_web(address, access, policy or web.PATIENCE, max_bytes)
+    bucket = Address(address.scheme, address.bucket, "")
+    return _read(
+        *((bucket, address.path) if address.bucket else (address.parent, address.path.rpartition("/")[2])),
+        policy,
+        max_bytes,
+    )
+
+
+def read_under(folder: str, key: str, policy: RetryPolicy | None = None, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of the object ``key`` in a folder or bucket, which the key, written by others, cannot leave.
+
+    Raises InvalidLocation, NotFound, AccessDenied, StoreUnavailable, TooLarge or TooSlow.
+    """
+    root = parse(folder)
+    _refuse_web(root)
+    return _read(root, key, policy, max_bytes)
+
+
+def _read(root: Address, key: str, policy: RetryPolicy | None, max_bytes: int) -> bytes:
+    policy = policy or RetryPolicy()
+    return Store(root, _shared_backend(root, policy, _credentials()), policy).get(key, max_bytes)
+
+
+def _refuse_web(location: Address) -> None:
+    if location.scheme in WEB:
+        raise InvalidLocation(
+            f"{location.shown} is a web address, which only photos are read from: use a folder or a bucket"
+        )
 
 
 @functools.lru_cache(maxsize=32)
-def _shared_backend(root: Location, policy: RetryPolicy, credentials: tuple[str, ...]) -> Backend:
+def _shared_backend(root: Address, policy: RetryPolicy, credentials: tuple[str, ...]) -> Backend:
     """One connection pool a bucket, a new one when the credentials in the environment change."""
     return open_backend(root, policy)
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class PlannedPhoto:
-    """A row of a plan; names and meanings are those of ``tasks.store.schema.PLAN``. An unknown name is a TypeError."""
+    """A row of a plan, ``uri`` empty where its line could not be read. Names and meanings are those of
+    ``tasks.store.schema.PLAN``; an unknown name is a TypeError."""
 
     shard: int
     row: int
@@ -24,7 +25,7 @@ class PlannedPhoto:
     edit_settings: str | None = None
     editing_type: str | None = None
     seed: int | None = None
-    attempt: int | None = None
+    problem: str | None = None
 
 
 def planned_photos(plan: pa.Table) -> list[PlannedPhoto]:

@@ -32,6 +32,7 @@ class RetryPolicy:
     max_delay: float = 20.0
     budget: float = 180.0  # no new attempt starts after this
     request_timeout: float = 60.0  # one network request: to connect, and between two pieces of a reply
+    object_timeout: float = 600.0  # one attempt to read or write one object, however steadily its bytes drip
 
 
 class Kind(Enum):

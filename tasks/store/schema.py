@@ -50,7 +50,9 @@ PLAN = pa.schema(
         _field("shard", pa.int32(), "shard of this plan that holds the photo, from 0"),
         _field("row", pa.int32(), "row of the photo within its shard, from 0"),
         _field("key", pa.string(), "relative path of the photo under the source; names its output picture"),
-        _field("uri", pa.string(), "where the photo's bytes are read from, without credentials"),
+        _field(
+            "uri", pa.string(), "where the photo's bytes are read from; of a presigned web address with its signature"
+        ),
         _field("size", pa.int64(), "bytes, where the listing tells"),
         _field("etag", pa.string(), "entity tag or modification time, where the listing tells"),
         _field("prompt", pa.string(), "source prompt of this photo; null = the run's"),
@@ -60,7 +62,7 @@ PLAN = pa.schema(
         _field("edit_settings", pa.string(), "JSON object of this photo's own settings of the edit; null = the run's"),
         _field("editing_type", pa.string(), "PIE-Bench editing type, or null"),
         _field("seed", pa.int64(), "seed of this photo; null = derived from the run's seed and the photo's bytes"),
-        _field("attempt", pa.int32(), "1, or 2, 3 … where a photo that failed is tried again; null = 1"),
+        _field("problem", pa.string(), "why the manifest's line cannot be used: its photo fails; null if it can"),
     ]
 )
 
@@ -80,7 +82,7 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("row", pa.int32(), "row within the shard, from 0"),
             _field("key", pa.string(), "relative path of the photo under the source"),
             _field("image_id", pa.string(), "SHA-256 of the photo's bytes (hex); null if they could not be read"),
-            _field("source_uri", pa.string(), "where the photo was read from, without credentials"),
+            _field("source_uri", pa.string(), "where the photo was read from; of the web without query"),
             _field("source_etag", pa.string(), "entity tag when read, where known"),
             _field("source_size", pa.int64(), "bytes"),
             _field("width", pa.int32(), "pixels, after EXIF rotation"),
@@ -116,11 +118,6 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
                 "perturbed paths of a step under `prompt`, beside the run: first good photo of a plan's first shard, "
                 "where `steps` is kept; not counted in `nfe`; else null",
             ),
-            _field("attempt", pa.int32(), "1, or 2, 3 … where the photo had failed before; null = 1"),
-            _field("processed_at", pa.timestamp("us", tz="UTC"), "when the photo was finished"),
-            _field("run_id", pa.string(), "the run that committed the row; its time of start in UTC, then four digits"),
-            _field("flow_run_id", pa.string(), "Prefect's id of the flow run that computed it; null without Prefect"),
-            _field("model_digest", pa.string(), "SHA-256 over the files of the model; null without a model"),
         ]
     )
 

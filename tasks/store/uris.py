@@ -1,15 +1,17 @@
-"""Where bytes live: which URLs are allowed, how they are shown, and names that cannot leave their root."""
+"""Where bytes live: which addresses are allowed, how they are shown, and names that cannot leave their root.
+
+An :class:`Address` is what bytes are read by; :class:`Shown` is what people see of it. They are different types, so text
+from which a secret was taken can never be read by: it would be another object.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
-import socket
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from tasks.store.errors import InvalidLocation
 
@@ -26,40 +28,96 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SECRET_QUERY = re.compile(
     r"[?&](x-amz-|x-goog-|signature=|sig=|token=|awsaccesskeyid=|googleaccessid=|expires=)", re.IGNORECASE
 )
-_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
-_METADATA_ADDRESSES = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
+_SIGNATURES = (
+    {"x-amz-signature", "x-amz-credential"},
+    {"x-goog-signature", "x-goog-credential"},
+    {"signature", "expires"},
+    {"sig", "sv"},
+    {"sig", "se"},
+)
+"""Query parameters that occur together in presigned URLs of S3, Google and Azure."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_URL_TEXT = "%/:=&?~+!$,;'@()*[]|"
+"""What stays as it is in a web address; everything else beyond letters and digits is percent-encoded."""
 _MARK = re.compile(r"~[0-9a-f]{16}")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|%\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
 @dataclass(frozen=True)
-class Location:
+class Shown:
+    """Text for people: an address without credentials, signatures and control characters. Not a ``str`` on purpose."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, repr=False)
+class Address:
     """One place: ``scheme``, ``bucket`` (or host, empty for local and memory) and ``path`` within it.
 
-    A local path is absolute; other paths have no leading slash. Object names are taken literally, never
-    percent-decoded, as the AWS tools do; only ``file://`` and web addresses are percent-encoded.
+    A local path is absolute; other paths are what follows the first slash. Object names are taken literally, never
+    percent-decoded, as the AWS tools do: ``?`` and ``#`` are parts of them. Only ``file://`` and web addresses are
+    percent-encoded. As text it is :attr:`shown`.
     """
 
     scheme: str
     bucket: str
     path: str
 
-    def __str__(self) -> str:
+    @property
+    def uri(self) -> str:
+        """The whole address, to be read by: of a presigned web address this is a secret."""
         if self.scheme == "file":
             return "file://" + quote(self.path, errors="surrogateescape")
         return f"{self.scheme}://{self.bucket}/{self.path}" if self.bucket else f"{self.scheme}://{self.path}"
 
-    def __truediv__(self, key: str) -> Location:
+    @property
+    def shown(self) -> Shown:
+        """The address for messages and logs."""
+        return show(self.uri)
+
+    @property
+    def recorded(self) -> str:
+        """The address as rows keep it: exact for files and objects; of the web without the query, which may be signed."""
+        return str(self.shown) if self.scheme in WEB else self.uri
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, decoded where the address is percent-encoded; no query."""
+        if self.scheme not in WEB:
+            return self.path.rpartition("/")[2]
+        return unquote(re.split("[?#]", self.path)[0].rpartition("/")[2])
+
+    @property
+    def parent(self) -> Address:
+        """The folder it lies in, without a query."""
+        path = self.path.split("?")[0] if self.scheme in WEB else self.path
+        return Address(self.scheme, self.bucket, path.rpartition("/")[0] or ("/" if self.scheme == "file" else ""))
+
+    @property
+    def signed(self) -> bool:
+        """Whether the address carries a signature with its companions, as presigned URLs and SAS tokens do."""
+        names = {name.lower() for name, _ in parse_qsl(self.path.partition("?")[2], keep_blank_values=True)}
+        return any(names >= pair for pair in _SIGNATURES)
+
+    def __str__(self) -> str:
+        return str(self.shown)
+
+    def __repr__(self) -> str:
+        return f"Address({self.shown})"
+
+    def __truediv__(self, key: str) -> Address:
         separator = "" if not self.path or self.path.endswith("/") else "/"
-        return Location(self.scheme, self.bucket, f"{self.path}{separator}{key}")
+        return Address(self.scheme, self.bucket, f"{self.path}{separator}{key}")
 
 
-def parse(url: str, *, allow_http: bool = False) -> Location:
-    """The location a URL or a local path names.
+def parse(url: str) -> Address:
+    """The address that a URL or a local path names. Whether it may be read is for :mod:`tasks.store.access` to say.
 
     Raises:
-        InvalidLocation: for a scheme outside the allow-list, chained URLs, credentials inside the URL, or web
-            addresses when ``allow_http`` is off or they lead to a machine's own metadata service.
+        InvalidLocation: for a scheme outside the allow-list, chained URLs, or credentials before the host.
     """
     if not url or "\0" in url:
         raise InvalidLocation(
@@ -67,14 +125,16 @@ def parse(url: str, *, allow_http: bool = False) -> Location:
         )
     match = _SCHEME.fullmatch(url)
     if "::" in url.split("/", 1)[0]:
-        raise InvalidLocation(f"Chained URLs are not supported: give the inner location of {public_uri(url)} directly")
+        raise InvalidLocation(f"Chained URLs are not supported: give the inner location of {show(url)} directly")
     if match is None:
-        return Location("file", "", str(Path(url).expanduser().absolute()))
+        return Address("file", "", str(Path(url).expanduser().absolute()))
     scheme, rest = match.group(1).lower(), match.group(2)
     if scheme in WEB:
-        return _web(url, allow_http)
+        return _web(url)
     if scheme not in WRITABLE:
-        raise InvalidLocation(f"Scheme {scheme}:// is not supported: use a local folder, s3://, gs:// or az://")
+        raise InvalidLocation(
+            f"Scheme {scheme}:// is not supported: use a local folder, s3://, gs://, az:// or https://"
+        )
     if "@" in rest.split("/", 1)[0]:
         raise InvalidLocation(
             f"{scheme}:// locations must not carry credentials: set them in the environment (AWS_ACCESS_KEY_ID, …)"
@@ -82,76 +142,58 @@ def parse(url: str, *, allow_http: bool = False) -> Location:
     if scheme == "file":
         return _local(url, rest)
     if scheme == "memory":
-        return Location(scheme, "", rest.strip("/"))
+        return Address(scheme, "", rest.strip("/"))
     return _bucket(url, scheme, rest)
 
 
-def _local(url: str, rest: str) -> Location:
+def _local(url: str, rest: str) -> Address:
     host, slash, path = rest.partition("/")
     if host not in {"", "localhost"}:
-        raise InvalidLocation(
-            f"{public_uri(url)} names the host {host!r}: a local file URL has three slashes, file:///…"
-        )
-    return Location("file", "", str(Path(unquote(slash + path, errors="surrogateescape")).absolute()))
+        raise InvalidLocation(f"{show(url)} names the host {host!r}: a local file URL has three slashes, file:///…")
+    return Address("file", "", str(Path(unquote(slash + path, errors="surrogateescape")).absolute()))
 
 
-def _bucket(url: str, scheme: str, rest: str) -> Location:
+def _bucket(url: str, scheme: str, rest: str) -> Address:
     bucket, _, path = rest.partition("/")
     if not bucket or re.search(r"[^A-Za-z0-9._-]", bucket):
-        raise InvalidLocation(f"{public_uri(url)} has no valid bucket name: write {scheme}://bucket/prefix")
-    return Location(scheme, bucket, path)
+        raise InvalidLocation(f"{show(url)} has no valid bucket name: write {scheme}://bucket/prefix")
+    return Address(scheme, bucket, path)
 
 
-def _web(url: str, allow_http: bool) -> Location:
-    shown = public_uri(url)
-    if not allow_http:
-        raise InvalidLocation(f"{shown} is a web address: reading from the web is off; allow it with --allow-http")
+def _web(url: str) -> Address:
+    shown = show(url)
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidLocation(f"{shown} is not a valid web address: {error}") from error
-    if not host or parts.username is not None:
+        host, _ = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError as error:  # UnicodeError is one
+        raise InvalidLocation(f"{shown} is not a valid web address: {type(error).__name__}") from None
+    if not host or "@" in parts.netloc or re.search(r"[^A-Za-z0-9.:%\[\]_-]", host):
         raise InvalidLocation(f"{shown} must name a host and carry no credentials")
-    refuse_metadata_host(host)
-    return Location(parts.scheme.lower(), parts.netloc, url.split("://", 1)[1].partition("/")[2])
+    netloc = f"[{host}]" if ":" in host else host
+    path = parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
+    scheme, port = parts.scheme.lower(), parts.port
+    plain = port in (None, {"http": 80, "https": 443}[scheme])
+    return Address(scheme, netloc if plain else f"{netloc}:{port}", quote(path, safe=_URL_TEXT))
 
 
-def refuse_metadata_host(host: str) -> None:
-    """Refuse hosts that are, or resolve to, link-local, metadata, multicast or unspecified addresses.
-
-    Raises:
-        InvalidLocation: if so. A host that does not resolve passes here and fails when it is read.
-    """
-    if host.rstrip(".").lower() in _METADATA_HOSTS:
-        raise InvalidLocation(f"{host} is a cloud metadata service: photos are never read from there")
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return
-    for entry in found:
-        refuse_metadata_address(str(entry[4][0]))
-
-
-def refuse_metadata_address(address: str) -> None:
-    """Refuse one numeric IP address as :func:`refuse_metadata_host` does."""
-    ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.split("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    if ip.is_link_local or ip.is_multicast or ip.is_unspecified or str(ip) in _METADATA_ADDRESSES:
-        raise InvalidLocation(f"{ip} is a link-local or metadata address: photos are never read from there")
-
-
-def public_uri(uri: str) -> str:
-    """The URI as it may be logged: without credentials, and without a query or fragment that may hold a signature."""
-    match = _SCHEME.fullmatch(uri)
+def show(text: str) -> Shown:
+    """Any text that may be an address, as it may be shown: no credentials, no query that may hold a signature."""
+    match = _SCHEME.fullmatch(text)
     if match is None:
-        return uri
+        return Shown(_visible(text))
     scheme, rest = match.groups()
     host, slash, path = rest.partition("/")
     host = host.rpartition("@")[2]
-    if scheme.lower() in WEB or _SECRET_QUERY.search(rest):
-        host, path = host.split("?")[0].split("#")[0], path.split("?")[0].split("#")[0]
-    return f"{scheme}://{host}{slash}{path}"
+    if scheme.lower() in WEB:
+        host, path = re.split("[?#]", host)[0], re.split("[?#]", path)[0]
+    elif _SECRET_QUERY.search(path):
+        path = path.split("?")[0] + "?…"
+    return Shown(_visible(f"{scheme}://{host}{slash}{path}"))
+
+
+def _visible(text: str) -> str:
+    """Control and direction characters as escapes, so that a name cannot rewrite the line it stands in."""
+    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def safe_key(relative: str) -> str:

@@ -85,7 +85,7 @@ def test_manifests_carry_the_settings_of_each_edit(folder: Path) -> None:
     assert first["mask"] == [5, 3, 100, 2]
     assert not {"edit_settings", "mask"} & set(second)
     manifest.write_text("path,self_replace\nb.jpg,much\n")
-    with pytest.raises(ValueError, match=r"list\.csv, entry 1: self_replace must be a number, not 'much'"):
+    with pytest.raises(ValueError, match=r"list\.csv, row 1, column self_replace: must be a number, not 'much'"):
         keys(manifest)
 
 
@@ -107,7 +107,7 @@ def test_pie_bench_mapping_file(tmp_path: Path) -> None:
 
 def test_broken_manifests_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{not json")
-    with pytest.raises(ValueError, match=r"bad\.jsonl is not a readable JSONL manifest"):
+    with pytest.raises(ValueError, match=r"bad\.jsonl is not a readable manifest"):
         keys(tmp_path / "bad.jsonl")
     (tmp_path / "empty.csv").write_text("prompt\na cat\n")
     with pytest.raises(ValueError, match="call one of them path or uri"):

@@ -58,7 +58,7 @@ def test_bytes_come_back_as_they_went(store: Store) -> None:
     for name, data in [(name, uuid.uuid4().bytes * 100) for name in NAMES] + [("empty", b"")]:
         store.put(name, data)
         assert store.get(name) == data
-        assert read_uri(str(store.location / name), QUICK) == data
+        assert read_uri(store.address(name), QUICK) == data
     assert sorted(entry.key for entry in store.list()) == sorted([*NAMES, "empty"])
 
 
