@@ -1,6 +1,7 @@
 """The engine against closed forms, and its promises about rows."""
 
 from dataclasses import replace
+from itertools import product
 from typing import get_args
 
 import numpy as np
@@ -32,9 +33,15 @@ def relative(x: Tensor, reference: Tensor) -> float:
     return float((x - reference).norm() / reference.norm())
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "log-sigma"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("count", [1, 2, 10, 50, 999, 1000])
+SPACINGS, PREDICTIONS = ("leading", "trailing", "linspace", "log-sigma"), ("epsilon", "v_prediction", "sample")
+FEW = list(product((1, 2, 10), PREDICTIONS, SPACINGS))
+MANY = [(50, "epsilon", "leading"), (50, "v_prediction", "log-sigma"), (1000, "sample", "trailing")]
+REST = [case for case in product((50, 999, 1000), PREDICTIONS, SPACINGS) if case not in MANY]
+
+
+@pytest.mark.parametrize(
+    ("count", "prediction", "spacing"), FEW + MANY + [pytest.param(*case, marks=pytest.mark.chaos) for case in REST]
+)
 def test_inverse_of_forward_is_exact(count: int, prediction: str, spacing: str) -> None:
     schedule = sd_schedule(count, prediction, spacing)
     model = gaussian(schedule)
