@@ -108,7 +108,9 @@ class Ledger:
 
         Raises:
             ForeignConfiguration: another configuration was here first; names the fields that differ.
-            NotExclusive, UnknownSchema, Corrupt.
+            NotExclusive: the store lets a create overwrite.
+            UnknownSchema: it was written by a later version.
+            Corrupt: what is stored differs from what was written.
         """
         config = json.loads(canonical(config))
         if not self.store.exists("run.json"):
@@ -123,7 +125,8 @@ class Ledger:
 
         Raises:
             NotFound: no run has begun here.
-            UnknownSchema, Corrupt.
+            UnknownSchema: it was written by a later version.
+            Corrupt: what is stored differs from what was written.
         """
         return parse_run(self.store.get("run.json"), str(self.store.shown("run.json")))
 
@@ -185,7 +188,8 @@ class Ledger:
 
         Raises:
             NotFound: no such plan or shard.
-            Corrupt, UnknownSchema.
+            Corrupt: what is stored differs from what was written.
+            UnknownSchema: it was written by a later version.
         """
         table = self.read_plan(plan)
         rows = table.filter(pc.equal(table["shard"], shard))
@@ -241,7 +245,9 @@ class Ledger:
 
         Raises:
             ValueError: if the rows are not exactly those of the plan.
-            StoreFull, AccessDenied, StoreUnavailable (then the same command resumes).
+            StoreFull: no space is left.
+            AccessDenied: the store refuses.
+            StoreUnavailable: the store does not answer; the same command resumes.
         """
         table = parquet.conform(table, shard_schema(latent_shape(table.schema))).sort_by("row")
         _check_rows(table, self.read_plan_shard(plan, shard), plan, shard)
@@ -257,7 +263,9 @@ class Ledger:
 
         Raises:
             ValueError: if the rows are not exactly those of the plan.
-            NotFound, Corrupt, UnknownSchema.
+            NotFound: no such plan or shard.
+            Corrupt: what is stored differs from what was written.
+            UnknownSchema: it was written by a later version.
         """
         table = self.read_shard(plan, shard)
         _check_rows(table, self.read_plan_shard(plan, shard), plan, shard)
