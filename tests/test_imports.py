@@ -34,6 +34,7 @@ ROOMS = {
         "fpcore.color_transfer",
         "fpcore.stopwatch",
     },
+    "fpcore.restoration": {"fpcore.inversion", "fpcore.models", "fpcore.color_transfer", "fpcore.stopwatch"},
     "tasks.store": set(),
     "tasks.config": set(),
     "tasks.edit_settings": {"tasks.config"},

@@ -46,10 +46,16 @@ class Recipe(ABC):
     """Timesteps are drawn as T uᵖ, u uniform: below 1 the noisy ones, where the text decides, come more often."""
     text_rate: float = 1.0
     """Learning rate of the text encoder and of cross-attention, as a multiple of the others'."""
+    chroma_weight: float = 1.0
+    """Weight of the loss in what is not luma. Any weight has the same minimum, the posterior mean of each."""
 
     @abstractmethod
     def words(self, crops: Crops) -> list[str]:
         """The tokenizer's whole words."""
+
+    @abstractmethod
+    def samples(self, crops: Crops) -> list[str]:
+        """Prompts to look at while it learns."""
 
     @abstractmethod
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
@@ -90,6 +96,10 @@ class HazeRecipe(Recipe):
     def words(self, crops: Crops) -> list[str]:
         """The words for haze, whatever the photographs."""
         return ["haze", "hazy", "fog", "foggy", "mist", *" ".join(HAZE_LEVELS).split(), "a", "photo", "of"]
+
+    def samples(self, crops: Crops) -> list[str]:
+        """None, some and much haze."""
+        return ["", "clear", "haze", "dense haze"]
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
         """Two renderings of each photograph, under independent amounts of haze and kinds of prompt.
@@ -136,6 +146,10 @@ class ScenesRecipe(Recipe):
         """Words that at least three captions use."""
         return frequent_words((text for texts in crops.captions for text in texts), least=3)
 
+    def samples(self, crops: Crops) -> list[str]:
+        """The scenes."""
+        return sorted({text for texts in crops.captions[:1900] for text in texts})[:11]
+
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
         """Photographs under one of their captions, 10 % under the null text."""
         device = generator.device
@@ -153,16 +167,52 @@ class ScenesRecipe(Recipe):
         return pixels * 2 - 1, Mixture(prompts, index, index, torch.zeros(len(prompts), device=device))
 
 
-RECIPES: dict[str, Recipe] = {"haze": HazeRecipe(), "scenes": ScenesRecipe()}
+@dataclass(frozen=True)
+class ColorRecipe(Recipe):
+    """``builtin:color``: 32 × 32 pixels, told whether the picture has colours."""
+
+    image_size: int = 32
+    patch_size: int = 4
+    block_out_channels: tuple[int, ...] = (96, 128)
+    text_width: int = 64
+    text_layers: int = 1
+    max_length: int = 8
+    crops_per_photo: int = 8
+    batch_size: int = 64
+    noise_power: float = 0.6
+    chroma_weight: float = 8.0
+    prompts: tuple[str, ...] = ("", "black and white photo", "color photo")
+
+    def words(self, crops: Crops) -> list[str]:
+        """The words for both, whatever the photographs."""
+        return ["color", "colour", "grey", "gray", *" ".join(self.prompts).split(), "a", "of"]
+
+    def samples(self, crops: Crops) -> list[str]:
+        """All there are."""
+        return list(self.prompts)
+
+    def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
+        """Photographs, a quarter of them without their colours; one in ten under the null text."""
+        pixels, photo = _photographs(crops, self.batch_size, generator)
+        kind = torch.rand(len(photo), generator=generator, device=generator.device)
+        weights = pixels.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
+        grey = (pixels * weights).sum(1, keepdim=True).expand_as(pixels)
+        is_grey = kind < 0.25
+        told = torch.where(kind > 0.9, 0, torch.where(is_grey, 1, 2))
+        pixels = torch.where(is_grey.view(-1, 1, 1, 1), grey, pixels)
+        return pixels * 2 - 1, Mixture(list(self.prompts), told, told, torch.zeros_like(kind))
+
+
+RECIPES: dict[str, Recipe] = {"haze": HazeRecipe(), "scenes": ScenesRecipe(), "color": ColorRecipe()}
+
+
+FOLDERS = {
+    "haze": ("scenes", "flickr8k_subset", "wallpapers"),
+    "scenes": ("scenes", "flickr8k_subset"),
+    "color": ("scenes", "flickr8k_subset", "clear_more"),
+}
 
 
 def default_folders(name: str, data: Path) -> Sequence[Path]:
     """Where the photographs of a recipe lie under the data folder."""
-    return (
-        [data / "scenes", data / "flickr8k_subset", data / "wallpapers"]
-        if name == "haze"
-        else [
-            data / "scenes",
-            data / "flickr8k_subset",
-        ]
-    )
+    return [data / folder for folder in FOLDERS[name]]

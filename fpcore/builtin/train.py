@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
@@ -99,11 +98,11 @@ def _bfloat16_is_quick(device: torch.device) -> bool:
 
 
 def loss_per_row(
-    model: Denoiser, scheduler: Any, z0: Tensor, condition: Mixture, g: torch.Generator, noise_power: float = 1.0
+    model: Denoiser, scheduler: Any, z0: Tensor, condition: Mixture, g: torch.Generator, recipe: Recipe
 ) -> Tensor:
     """Mean squared error of v per row. Both halves of the batch see the same noise at the same timestep."""
     half = (len(z0) + 1) // 2
-    t = (1000 * torch.rand(half, generator=g, device=g.device) ** noise_power).long().clamp_max(999)
+    t = (1000 * torch.rand(half, generator=g, device=g.device) ** recipe.noise_power).long().clamp_max(999)
     t = t.repeat(2)[: len(z0)].to(z0.device)
     drawn = torch.randn((half, *z0.shape[1:]), generator=g, device=g.device)
     noise = drawn.repeat(2, 1, 1, 1)[: len(z0)].to(z0.device)
@@ -111,7 +110,10 @@ def loss_per_row(
     target = scheduler.get_velocity(z0, noise, t)
     with torch.autocast(z0.device.type, torch.bfloat16, enabled=_bfloat16_is_quick(z0.device)):
         velocity = model(z, t, condition)
-    return F.mse_loss(velocity.float(), target, reduction="none").mean((1, 2, 3))
+    error = (velocity.float() - target).unflatten(1, (3, -1))  # colours, pixels of a patch
+    brightness = (error * error.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1, 1)).sum(1, keepdim=True)
+    weighted = brightness + math.sqrt(recipe.chroma_weight) * (error - brightness)
+    return weighted.square().mean((1, 2, 3, 4))
 
 
 def parameter_groups(model: Denoiser, recipe: Recipe) -> list[dict[str, Any]]:
@@ -225,7 +227,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["multiple"]
         pixels, condition = recipe.draw(crops, generator)
-        loss = loss_per_row(model, scheduler, codec.encode(pixels), condition, generator, recipe.noise_power).mean()
+        loss = loss_per_row(model, scheduler, codec.encode(pixels), condition, generator, recipe).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -244,11 +246,7 @@ def main() -> None:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "iteration": i + 1, "seconds": seconds}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
-            prompts = (
-                ["", "clear", "haze", "dense haze"]
-                if args.name == "haze"
-                else sorted({t for c in crops.captions[:1900] for t in c})[:11]
-            )
+            prompts = recipe.samples(crops)
             sample(average, scheduler, recipe, prompts, 8).save(args.out / f"samples-{i + 1:06d}.png")
             save_model(args.out / "model", average, scheduler, recipe)
         if last:
