@@ -11,7 +11,16 @@ DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed
 TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
 Sampler = Literal["ddim", "o-belm"]
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
-WHERE = ("device", "attention", "vae_slicing", "vae_tiling", "cpu_offload", "compile", "local_files_only")
+WHERE = (
+    "photo_timeout",
+    "device",
+    "attention",
+    "vae_slicing",
+    "vae_tiling",
+    "cpu_offload",
+    "compile",
+    "local_files_only",
+)
 """Fields that say where and how something is computed, not what."""
 
 
@@ -111,13 +120,22 @@ class RunConfig(BaseModel):
     on_oom: Literal["halve", "fail"] = Field("halve", description="when the device runs out of memory")
     seed: int = Field(0, ge=0, description="seed of everything drawn")
     shard_size: int = Field(64, ge=1, le=100_000, description="photos in one shard: one task, one commit")
-    image_format: Literal["same", "jpeg", "png", "webp", "tiff"] = Field("same", description="format of the pictures")
+    image_format: Literal["same", "jpeg", "png", "webp", "tiff", "heic", "avif"] = Field(
+        "same", description="format of the pictures"
+    )
     quality: int = Field(92, ge=1, le=100, description="JPEG and WebP quality")
     chroma: Literal["4:4:4", "4:2:0"] = Field("4:4:4", description="JPEG chroma subsampling")
     save_latents: bool = Field(True, description="keep inverted latents in the shards")
     save_steps: bool = Field(True, description="keep per-step loss rows in the shards")
+    metadata: Literal["keep", "no-location", "none"] = Field(
+        "keep",
+        description="metadata of the written pictures: keep, no-location (no GPS, no places), none (colour only)",
+    )
     provenance: bool = Field(True, description="write into each picture what was done to it")
     max_pixels: int = Field(200_000_000, ge=1, description="largest photo accepted, in pixels")
+    photo_timeout: float = Field(
+        600, gt=0, description="seconds that decoding one photo may take, and rendering and encoding it; then it fails"
+    )
 
     @model_validator(mode="after")
     def _fits_the_operation(self) -> RunConfig:

@@ -120,6 +120,7 @@ def dehaze(
     batch_size: Annotated[int | None, typer.Option(help="images in flight on the device; 0 = automatic")] = None,
     shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
+    metadata: Annotated[str | None, typer.Option(help="metadata of the pictures: keep, no-location, none")] = None,
     reference: Annotated[
         str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")
     ] = None,
@@ -138,7 +139,7 @@ def dehaze(
     settings = settings_of(
         set_, pretrained_model_name_or_path=model, dehaze_variant=variant, method=baseline, num_inference_steps=steps,
         tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
-        mask_folder=masks, depth_folder=depth,
+        mask_folder=masks, depth_folder=depth, metadata=metadata,
     )  # fmt: skip
     execution = settings_of(
         execute,
@@ -172,6 +173,7 @@ def edit(
         str | None, typer.Option(help="a black and white picture: only what is white there changes")
     ] = None,
     reweight: Annotated[str | None, typer.Option(help="weights of target words, 'snow=2, sky=0.5'")] = None,
+    metadata: Annotated[str | None, typer.Option(help="metadata of the pictures: keep, no-location, none")] = None,
     attention_maps: Annotated[
         bool, typer.Option(help="keep what each word attends to; see 'fixpoint attention'")
     ] = False,
@@ -193,7 +195,7 @@ def edit(
         set_, pretrained_model_name_or_path=model, prompt=prompt, target_prompt=target, guidance=guidance,
         guidance_scale=guidance_scale, method=method, num_inference_steps=steps, blended_word=blend, tokens=tokens,
         cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
-        seed=seed, mask=mask_runs(mask),
+        seed=seed, mask=mask_runs(mask), metadata=metadata,
     )  # fmt: skip
     execution = settings_of(execute, max_failed_fraction=max_failed, allow_http=allow_http, allow_root=allow_root)
     run("edit", source, output, settings, execution, as_json, verbose)

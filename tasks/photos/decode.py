@@ -6,27 +6,27 @@ allocated; a file that promises more than it holds is refused rather than padded
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from tasks.photos.formats import PhotoError, png_chunks, recognise, webp_size
+from tasks.photos.exif import ORIENTATION, with_orientation
+from tasks.photos.formats import PhotoError, recognise, webp_size
+from tasks.photos.metadata import Found, Metadata, interpreted
+from tasks.photos.read_metadata import find_metadata, jpeg_segments
+from tasks.photos.tiff_kinds import TiffKind
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit: ours is an argument, and is checked before anything is allocated
 
-ORIENTATION = 0x0112
-EXIF_OF_TIFF = {270, 271, 272, 274, 305, 306, 315, 316, 33432, 0x8769, 0x8825}
-"""Tags of a TIFF's first directory that describe the photograph; all others describe the layout of the file."""
-SUB_DIRECTORIES = (0x8769, 0x8825)
-"""EXIF and GPS."""
 MAX_PIXELS_PER_BYTE = {"jpeg": 1000, "png": 8500}
 """A blank JPEG holds at most about 340 pixels a byte, a blank 1-bit PNG 8 × 1032: more than this is no real picture."""
 ENDS_EARLY = ("truncated", "too small", "not enough image data", "unexpected end", "read error")
@@ -58,8 +58,7 @@ class Photo:
     """A decoded photograph and what is needed to write it back like the original.
 
     ``pixels`` (H, W, 3) uint8 or uint16, upright; ``alpha`` (H, W) of the same type or None; ``format`` jpeg, png,
-    webp or tiff; ``grey`` if the file was black and white; ``lossless`` if a WebP file was; ``exif`` with the
-    orientation reset and without thumbnail, ``icc`` profile of the pixels and ``xmp`` packet as found, or None.
+    webp, tiff, heic or avif; ``grey`` if the file was black and white; ``lossless`` if a WebP file was.
     """
 
     pixels: Pixels
@@ -67,9 +66,7 @@ class Photo:
     format: str
     grey: bool = False
     lossless: bool = False
-    exif: bytes | None = None
-    icc: bytes | None = None
-    xmp: bytes | None = None
+    metadata: Metadata = Metadata()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,7 +75,7 @@ class Photo:
 
 
 def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits()) -> Photo:
-    """Decode JPEG, PNG, WebP or baseline TIFF bytes at 8 or 16 bits a channel.
+    """Decode JPEG, PNG, WebP, HEIC, AVIF or baseline TIFF bytes at 8 or 16 bits a channel.
 
     Raises PhotoError for whatever is not one whole photograph within the limits; no other error leaves this function
     except MemoryError.
@@ -111,27 +108,21 @@ def model_input(photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.float32]:
 def _damaged(error: Exception) -> PhotoError:
     if any(words in str(error).lower() for words in ENDS_EARLY):
         return PhotoError("truncated", "The file ends before the picture does. Copy or download it again.")
-    if "unknown pixel mode" in str(error):
-        return _unsupported_samples()
     name = type(error).__name__
     return PhotoError("damaged", f"The file is damaged ({name}). Open it in an editor and export it again.")
-
-
-def _unsupported_samples() -> PhotoError:
-    return PhotoError(
-        "unsupported-mode", "The TIFF holds float, signed or 32-bit samples. Save it with 8 or 16 bits a sample."
-    )
 
 
 def _decode(kind: str, data: bytes, limits: PhotoLimits) -> Photo:
     if kind == "webp":  # libwebp allocates the canvas on opening
         _check_size(webp_size(data), kind, data, limits)
+    tiff = _checked_tiff(kind, data)
     image = _open(kind, data)
     _check_size(image.size, kind, data, limits)
-    metadata = _metadata(kind, image, data)
-    _check_is_one_photo(kind, image, metadata, limits)
-    stored = _samples(kind, image, data)
-    turn = None if stored.upright else UPRIGHT.get(metadata.orientation)
+    found = find_metadata(kind, image, data)
+    _check_is_one_photo(kind, image, found, limits)
+    orientation, metadata = interpreted(found, image.size[::-1], upright=kind == "heic")  # libheif turns the pixels
+    stored = _samples(kind, image, data, metadata.icc, tiff)
+    turn = UPRIGHT.get(orientation)
     samples = np.atleast_3d(turn(stored.samples) if turn else stored.samples)
     channels = samples.shape[2]
     return Photo(
@@ -140,24 +131,80 @@ def _decode(kind: str, data: bytes, limits: PhotoLimits) -> Photo:
         format=kind,
         grey=channels < 3,
         lossless=kind == "webp" and b"VP8L" in data[:64],
-        exif=metadata.exif,
-        icc=stored.icc,
-        xmp=metadata.xmp,
+        metadata=replace(metadata, icc=stored.icc, dropped=(*metadata.dropped, *stored.dropped)),
     )
 
 
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose EXIF is left alone: ours is read by ``tasks.photos.exif``."""
+
+    def getexif(self) -> Image.Exif:
+        """Nothing."""
+        return Image.Exif()
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF that is not turned while it is decoded: orientation has one rule for all formats."""
+
+    def _setup(self) -> None:
+        self.tag_v2.pop(ORIENTATION, None)
+        super()._setup()
+
+    def getexif(self) -> Image.Exif:
+        """Nothing."""
+        return Image.Exif()
+
+
+class _Avif(AvifImagePlugin.AvifImageFile):
+    """An AVIF that opens also where Pillow cannot write its EXIF anew to hold the container's orientation."""
+
+    def _open(self) -> None:
+        try:
+            super()._open()
+        except (AttributeError, TypeError, ValueError, KeyError, struct.error):
+            if not all(self.size):
+                raise
+            *_, exif, orientation, _ = self._decoder.get_info()
+            self.info["exif"] = with_orientation(exif, orientation)
+            self.seek(0)
+
+
 def _open(kind: str, data: bytes) -> Any:
-    """Read the header only. Pillow's plugins are called by name: nothing but these four formats can ever be tried."""
+    """Read the header only. Pillow's plugins are called by name: nothing but these six formats can ever be tried."""
     stream = BytesIO(data)
     match kind:
         case "jpeg":
-            return JpegImagePlugin.jpeg_factory(stream)
+            return _Jpeg(stream)
         case "png":
             return PngImagePlugin.PngImageFile(stream)
         case "webp":
             return WebPImagePlugin.WebPImageFile(stream)
+        case "avif":
+            return _Avif(stream)
+        case "heic":
+            return heif_plugin().HeifImageFile(stream)
         case _:
-            return TiffImagePlugin.TiffImageFile(stream)
+            return _Tiff(stream)
+
+
+def heif_plugin() -> Any:
+    """The module pillow_heif. Raises PhotoError (unsupported-format) if it is not installed."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PhotoError(
+            "unsupported-format",
+            "This is a HEIC picture. Install the part that reads it: pip install 'fixpoint-diffusion[heif]'.",
+        ) from error
+    return pillow_heif
+
+
+def _checked_tiff(kind: str, data: bytes) -> TiffKind | None:
+    """Refuse before Pillow opens it what would make it copy the file over and over; how a TIFF is to be read."""
+    if kind == "jpeg":
+        for _ in jpeg_segments(data):
+            pass
+    return TiffKind(data) if kind == "tiff" else None
 
 
 def _check_size(size: tuple[int, int], kind: str, data: bytes, limits: PhotoLimits) -> None:
@@ -175,96 +222,51 @@ def _check_size(size: tuple[int, int], kind: str, data: bytes, limits: PhotoLimi
         )
 
 
-def _check_is_one_photo(kind: str, image: Any, metadata: _Metadata, limits: PhotoLimits) -> None:
-    """Refuse moving pictures, documents, raw sensor data and panoramas. (A JPEG may carry more pictures: MPO.)"""
-    if kind != "jpeg" and getattr(image, "n_frames", 1) > 1:
-        if kind == "tiff":
-            raise PhotoError("multi-page", "The TIFF has several pages. Save each page as a file of its own.")
+def _check_is_one_photo(kind: str, image: Any, found: Found, limits: PhotoLimits) -> None:
+    """Refuse moving pictures and panoramas. (A JPEG or HEIC may carry more pictures; a TIFF's pages were counted.)"""
+    if kind not in ("jpeg", "heic", "tiff") and getattr(image, "n_frames", 1) > 1:
         raise PhotoError("animated", "The picture is animated. Save one frame as a picture of its own.")
-    if kind == "tiff" and (50706 in image.tag_v2 or image.tag_v2.get(254, 0) & 1):
-        raise PhotoError("unsupported-format", "This is raw camera data (DNG, NEF …). Develop it to TIFF first.")
     long, short = max(image.size), min(image.size)
-    if long > limits.max_aspect * short or b"GPano:" in (metadata.xmp or b""):
+    if long > limits.max_aspect * short or b"GPano:" in (found.xmp or b"")[: 1 << 20]:
         raise PhotoError(
             "panorama", "Panoramas are out of scope: the whole picture would be squeezed to a square. Crop it to parts."
         )
 
 
 @dataclass(frozen=True)
-class _Metadata:
-    orientation: int
-    exif: bytes | None
-    xmp: bytes | None
-
-
-def _metadata(kind: str, image: Any, data: bytes) -> _Metadata:
-    xmp = image.info.get("xmp")
-    if kind == "tiff":
-        xmp = image.tag_v2.get(700)
-    if kind == "png":
-        texts = [c for name, c in png_chunks(data) if name == b"iTXt" and c.startswith(b"XML:com.adobe.xmp\0\0\0")]
-        xmp = texts[0].split(b"\0", 5)[5] if texts else None
-    return _Metadata(*_exif(kind, image, data), xmp if isinstance(xmp, bytes) else None)
-
-
-def _exif(kind: str, image: Any, data: bytes) -> tuple[int, bytes | None]:
-    """Orientation and EXIF block with the orientation reset. A damaged block is dropped: the picture matters more."""
-    try:
-        exif = _read_exif(kind, image, data)
-        orientation = exif.get(ORIENTATION, 1)
-        if ORIENTATION in exif:
-            exif[ORIENTATION] = 1
-        return (orientation if orientation in range(1, 9) else 1), (exif.tobytes() if len(exif) else None)
-    except Exception:  # Pillow's EXIF reader raises whatever its parsing trips over
-        return 1, None
-
-
-def _read_exif(kind: str, image: Any, data: bytes) -> Image.Exif:
-    exif: Image.Exif = Image.Exif()
-    if kind == "png":  # Pillow would decode the whole PNG to find a chunk behind the pixels
-        exif.load(dict(png_chunks(data)).get(b"eXIf") or image.info.get("exif"))
-        return exif
-    found: Image.Exif = image.getexif()
-    if kind != "tiff":
-        return found
-    for tag in EXIF_OF_TIFF & set(found):
-        if tag in SUB_DIRECTORIES:
-            exif.get_ifd(tag).update(found.get_ifd(tag))
-        else:
-            exif[tag] = found[tag]
-    return exif
-
-
-@dataclass(frozen=True)
 class _Samples:
-    """Pixels (H, W) or (H, W, C) in L, LA, RGB or RGBA order, the ICC profile that goes with them, and whether the
-    EXIF orientation was already undone."""
+    """Pixels (H, W) or (H, W, C) in L, LA, RGB or RGBA order, the ICC profile that goes with them, and what was lost."""
 
     samples: npt.NDArray[Any]
     icc: bytes | None
-    upright: bool = False
+    dropped: tuple[str, ...] = ()
 
 
-def _samples(kind: str, image: Any, data: bytes) -> _Samples:
-    icc = image.info.get("icc_profile") or None
+def _samples(kind: str, image: Any, data: bytes, icc: bytes | None, tiff: TiffKind | None) -> _Samples:
     if kind == "png":  # libpng checks that every row is there, and reads 16 bits
         return _Samples(imagecodecs.png_decode(data), icc)
-    if kind == "tiff" and _is_16_bit(image):
-        samples = imagecodecs.tiff_decode(data, index=0)
-        is_planar = image.tag_v2.get(284) == 2 and samples.ndim == 3
-        return _Samples(np.moveaxis(samples, 0, -1) if is_planar else samples, icc)
+    if tiff is not None and tiff.is_deep:
+        return _Samples(_deep_tiff(data, tiff), icc)
+    if kind == "heic":
+        return _heic(image, data, icc)
     if image.mode == "CMYK":
-        return _Samples(_from_cmyk(image, icc), None, upright=kind == "tiff")
-    return _Samples(np.asarray(_to_plain_mode(image)), icc, upright=kind == "tiff")  # Pillow turns TIFF on loading
+        return _Samples(_from_cmyk(image, icc), None, ("CMYK (converted to sRGB)",))
+    return _Samples(np.asarray(_to_plain_mode(image)), icc)
 
 
-def _is_16_bit(image: Any) -> bool:
-    bits, kinds = set(image.tag_v2.get(258, (1,))), set(image.tag_v2.get(339, (1,)))
-    if bits == {16} and kinds == {1} and image.tag_v2.get(262) in (1, 2):
-        return True
-    if bits <= {1, 2, 4, 8} and kinds == {1}:
-        return False
-    raise _unsupported_samples()
+def _deep_tiff(data: bytes, tiff: TiffKind) -> npt.NDArray[Any]:
+    samples = imagecodecs.tiff_decode(data, index=0)
+    if tiff.is_planar and samples.ndim == 3:
+        samples = np.moveaxis(samples, 0, -1)
+    return 65535 - samples if tiff.is_negative else samples
+
+
+def _heic(image: Any, data: bytes, icc: bytes | None) -> _Samples:
+    """HEIC at 8 bits, or at 16 where the file has more than 8."""
+    if image.info.get("bit_depth", 8) <= 8:
+        return _Samples(np.asarray(_to_plain_mode(image)), icc)
+    picture = heif_plugin().open_heif(BytesIO(data), convert_hdr_to_8bit=False)
+    return _Samples(np.asarray(picture), icc)
 
 
 def _to_plain_mode(image: Any) -> Any:
@@ -287,6 +289,6 @@ def _from_cmyk(image: Any, icc: bytes | None) -> npt.NDArray[Any]:
             return np.asarray(
                 ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
             )
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             pass
     return np.asarray(image.convert("RGB"))

@@ -48,18 +48,13 @@ FOREIGN = (
     (b"IIU\0", "raw camera data"),
 )
 VIDEO = (b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV\x01")
-STILL_BRANDS = {
-    b"heic": "a HEIC picture",
-    b"heix": "a HEIC picture",
-    b"heif": "a HEIF picture",
-    b"mif1": "a HEIF picture",
-    b"avif": "an AVIF picture",
-    b"crx ": "raw camera data",
-}
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"heif"})
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+NAMES = "JPEG, PNG, WebP, TIFF, HEIC or AVIF"
 
 
 def recognise(data: bytes) -> str:
-    """jpeg, png, webp or tiff. Raises PhotoError (not-an-image, unsupported-format, video) for anything else."""
+    """jpeg, png, webp, tiff, heic or avif. Raises PhotoError (not-an-image, unsupported-format, video) for others."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     if data[8:10] == b"CR" and data[:4] == b"II*\0":
@@ -70,15 +65,28 @@ def recognise(data: bytes) -> str:
     for magic, name in FOREIGN:
         if data.startswith(magic):
             raise _foreign(name)
-    if data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS:
-        raise _foreign(STILL_BRANDS[data[8:12]])
+    if (still := _still_brand(data)) is not None:
+        return still
     if data[4:8] in (b"ftyp", b"moov") or data.startswith(VIDEO) or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
         raise PhotoError("video", "This is a video. Videos are out of scope: extract the frames as pictures first.")
-    raise PhotoError("not-an-image", "This is no picture file. Use JPEG, PNG, WebP or TIFF.")
+    raise PhotoError("not-an-image", f"This is no picture file. Use {NAMES}.")
+
+
+def _still_brand(data: bytes) -> str | None:
+    """heic or avif by the brands of an ISO base media file, None for others."""
+    if data[4:8] != b"ftyp":
+        return None
+    if data[8:12] == b"crx ":
+        raise _foreign("raw camera data")
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    brands = {data[8:12], *(data[i : i + 4] for i in range(16, end, 4))}
+    if data[8:12] in AVIF_BRANDS or (data[8:12] == b"mif1" and brands & AVIF_BRANDS):
+        return "avif"
+    return "heic" if data[8:12] in HEIC_BRANDS or (data[8:12] in (b"mif1", b"msf1") and brands & HEIC_BRANDS) else None
 
 
 def _foreign(name: str) -> PhotoError:
-    return PhotoError("unsupported-format", f"This is {name}. Save it as JPEG, PNG, WebP or TIFF.")
+    return PhotoError("unsupported-format", f"This is {name}. Save it as {NAMES}.")
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

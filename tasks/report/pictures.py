@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from tasks.analytics.committed import Output, list_shards, read_rows
+from tasks.photos.preview import preview
 from tasks.report.data import FLAGGED, PHOTO_COLUMNS, rows
-from tasks.store.errors import StoreError
 from tasks.store.objects import read_uri
 from tasks.store.retry import RetryPolicy
 
@@ -27,7 +27,6 @@ SMALL = 320
 
 _PATIENCE = RetryPolicy(attempts=2, budget=10.0, request_timeout=10.0)
 """A report can do without a picture; it does not wait as long as a run does."""
-_UNREADABLE = (StoreError, OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,8 @@ def _read(uri: str | None) -> Image.Image | None:
     if not uri:
         return None
     try:
-        return _shrink(io.BytesIO(read_uri(uri, _PATIENCE)))
-    except _UNREADABLE:
+        return preview(read_uri(uri, _PATIENCE), WIDE)
+    except Exception:  # whatever is wrong with a picture is a gap in the report, never the report's end
         return None
 
 
@@ -150,8 +149,8 @@ def _read_output(output: Output, path: str | None) -> Image.Image | None:
     if not path:
         return None
     try:
-        return _shrink(io.BytesIO(output.store.get(path)))
-    except _UNREADABLE:
+        return preview(output.store.get(path), WIDE)
+    except Exception:  # as above
         return None
 
 
@@ -159,17 +158,9 @@ def _decode(stored: dict[str, Any] | None) -> Image.Image | None:
     if not stored or not stored.get("bytes"):
         return None
     try:
-        return _shrink(io.BytesIO(stored["bytes"]))
-    except _UNREADABLE:
+        return preview(stored["bytes"], WIDE)
+    except Exception:  # as above
         return None
-
-
-def _shrink(file: Any) -> Image.Image:
-    image: Image.Image = Image.open(file)
-    image.draft("RGB", (2 * WIDE, 2 * WIDE))  # lets JPEG decode at a fraction of its size
-    image = ImageOps.exif_transpose(image).convert("RGB")
-    image.thumbnail((WIDE, WIDE), Image.Resampling.LANCZOS)
-    return image
 
 
 def _inline(image: Image.Image | None, allowance: int) -> str | None:

@@ -6,12 +6,9 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from PIL import Image
 
-from tasks.photos.decode import decode_photo
-from tasks.photos.formats import PhotoError
-from tasks.store.errors import StoreError
+from tasks.photos.preview import preview
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store, read_uri
 
@@ -32,12 +29,18 @@ def before_and_after(output: str, shards: Sequence[tuple[int, int]], count: int 
         for row in rows:
             if row["status"] != "ok" or row["output_path"] is None or (row["source_size"] or 0) > MAX_BYTES:
                 continue
-            try:
-                pair = _pair(read_uri(row["source_uri"]), ledger.store.get(row["output_path"]))
-            except (StoreError, PhotoError):
-                continue
-            yield row["key"], pair
-            break
+            pair = _readable_pair(ledger, row["source_uri"], row["output_path"])
+            if pair is not None:
+                yield row["key"], pair
+                break
+
+
+def _readable_pair(ledger: Ledger, source: str, result: str) -> str | None:
+    """Two photos side by side, None where one of them cannot be shown."""
+    try:
+        return _pair(read_uri(source), ledger.store.get(result))
+    except Exception:  # whatever is wrong with a picture is a gap, never the end of a run that is done
+        return None
 
 
 def _pair(before: bytes, after: bytes) -> str:
@@ -53,8 +56,5 @@ def _pair(before: bytes, after: bytes) -> str:
 
 def _small(data: bytes) -> Image.Image:
     """A photo of any kind at ``WIDE`` pixels."""
-    pixels = decode_photo(data).pixels
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
-    image = Image.fromarray(pixels)
+    image = preview(data, 4 * WIDE)
     return image.resize((WIDE, max(1, round(image.height * WIDE / image.width))), Image.Resampling.LANCZOS)

@@ -13,14 +13,16 @@ from fpcore.models.rows import auto_batch_size
 from fpcore.models.sizing import pad
 from tasks.config import RunConfig
 from tasks.photos.sidecars import resized
+from tasks.shard.boundary import BEYOND_THE_PHOTO, photo_boundary, unexpected
 from tasks.shard.cancellation import Stop
 from tasks.shard.dehaze import run_dark_channel, run_dehaze
 from tasks.shard.edit import run_edit
 from tasks.shard.invert import run_invert
-from tasks.shard.load import Loaded
+from tasks.shard.loaded import Loaded
 from tasks.shard.method import inversion_method
 from tasks.shard.outcome import Failure, Outcome
 from tasks.shard.requests import EditRequests, requests_of
+from tasks.store.planned import PlannedPhoto
 
 OUT_OF_MEMORY = Failure(
     "out-of-memory", "One photo does not fit the device. Use a smaller model, float16 or cpu_offload."
@@ -37,9 +39,48 @@ class Group:
 
 
 def evaluate(group: Group, config: RunConfig, model: Model | None, should_stop: Stop) -> list[Outcome | None]:
-    """The device's part. A group that does not fit the device fails as rows, not as a shard."""
+    """The device's part. A group that does not fit the device fails as rows, not as a shard.
+
+    So does a photo that makes the computation raise: its neighbours are computed without it. Raises what grey pixels
+    raise as well, for then it is no photo's fault, and what ``tasks.shard.boundary.BEYOND_THE_PHOTO`` names.
+    """
     if group.size == (0, 0):
         return [None] * len(group.photos)
+    try:
+        return _evaluate(group, config, model, should_stop)
+    except BEYOND_THE_PHOTO:
+        raise
+    except Exception as error:
+        return _one_by_one(group, config, model, should_stop, error)
+
+
+def _one_by_one(
+    group: Group, config: RunConfig, model: Model | None, should_stop: Stop, error: Exception
+) -> list[Outcome | None]:
+    """Each photo of a group by itself, because together they raised ``error``."""
+    _check_computation(group, config, model, should_stop)
+    if len(group.photos) == 1:
+        group.photos[0].fail(unexpected(error, "while it was computed"))
+        return [None]
+    outcomes: list[Outcome | None] = []
+    for item in group.photos:
+        alone: list[Outcome | None] = [None]
+        with photo_boundary(item, "while it was computed"):
+            alone = _evaluate(Group(group.size, [item]), config, model, should_stop)
+        outcomes += alone
+    return outcomes
+
+
+def _check_computation(group: Group, config: RunConfig, model: Model | None, should_stop: Stop) -> None:
+    """Raise what a plain grey picture of the group's size raises, without words of its own: the run cannot work."""
+    planned = group.photos[0].planned
+    grey = Loaded(PlannedPhoto(planned.shard, planned.row, planned.key, planned.uri))
+    grey.small = np.full((3, *group.size), 0.5, np.float32)
+    grey.depth = None if group.photos[0].depth is None else np.full(group.size, 0.5, np.float32)
+    _evaluate(Group(group.size, [grey]), config, model, should_stop)
+
+
+def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop: Stop) -> list[Outcome | None]:
     pixels = torch.from_numpy(np.stack([item.small for item in group.photos if item.small is not None]))
     try:
         config = _with_batch_size(config, model, group.size)

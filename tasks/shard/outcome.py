@@ -17,6 +17,7 @@ from tasks.config import RunConfig
 from tasks.store.schema import STEP
 
 STEP_NAMES = tuple(field.name for field in STEP)
+MAX_MESSAGE = 2000
 Publish = Literal["render", "model-size", "nothing"]
 
 
@@ -26,6 +27,11 @@ class Failure:
 
     code: str
     message: str
+
+    def __post_init__(self) -> None:
+        """Make the message one that Parquet takes: names may hold bytes that are no text, and errors whole documents."""
+        text = self.message[:MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "message", text.replace("\0", " "))
 
 
 NON_FINITE = Failure(
@@ -62,6 +68,7 @@ class Columns:
     width: int | None = None
     height: int | None = None
     metrics: dict[str, float] | None = None
+    metadata_dropped: list[str] | None = None
 
     def measured(self, metrics: dict[str, float]) -> Columns:
         """The same with further metrics."""

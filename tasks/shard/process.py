@@ -23,8 +23,10 @@ from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size
 from tasks.config import RunConfig
 from tasks.photos.decode import PhotoLimits, model_input
+from tasks.shard.boundary import photo_boundary
 from tasks.shard.cancellation import Stop
-from tasks.shard.load import Loaded, load
+from tasks.shard.load import load
+from tasks.shard.loaded import Loaded
 from tasks.shard.model_cache import model_for
 from tasks.shard.operate import Group, evaluate
 from tasks.shard.progress import PROGRESS, worker
@@ -134,15 +136,20 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access: Access) -> Loaded:
     """A photo decoded and at the model's size."""
-    limits = PhotoLimits(max_pixels=config.max_pixels)
-    loaded = load(row, limits, access=access, masks=config.mask_folder, depths=config.depth_folder)
-    if loaded.photo is not None:
-        clock = perf_counter()
-        height, width = loaded.photo.size
-        loaded.small = model_input(loaded.photo, THUMBNAIL if model is None else fit_size(width, height, model)[::-1])
-        if config.operation == "dehaze":
-            loaded.darkest = darkest_value(loaded.photo.pixels, loaded.photo.alpha)
-        loaded.seconds["read"] += perf_counter() - clock
+    limits, seconds = PhotoLimits(max_pixels=config.max_pixels), config.photo_timeout
+    loaded = load(
+        row, limits, access=access, masks=config.mask_folder, depths=config.depth_folder, seconds=seconds
+    )
+    clock = perf_counter()
+    with photo_boundary(loaded, "while it was brought to the model's size"):
+        if loaded.photo is not None:
+            height, width = loaded.photo.size
+            size = THUMBNAIL if model is None else fit_size(width, height, model)[::-1]
+            small = model_input(loaded.photo, size)
+            if config.operation == "dehaze":
+                loaded.darkest = darkest_value(loaded.photo.pixels, loaded.photo.alpha)
+            loaded.small = small
+            loaded.seconds["read"] += perf_counter() - clock
     return loaded
 
 

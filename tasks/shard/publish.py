@@ -14,11 +14,12 @@ from fpcore.evaluation.metrics import psnr, ssim
 from fpcore.models.model import Model
 from tasks.config import RunConfig
 from tasks.photos.decode import Photo, Pixels, decode_photo
-from tasks.photos.encode import Provenance, encode_photo
+from tasks.photos.encode import Encoded, Provenance, encode_photo
 from tasks.photos.formats import PhotoError
+from tasks.shard.boundary import photo_boundary, within
 from tasks.shard.dehaze import dark_channel_pixels
-from tasks.shard.load import Loaded
-from tasks.shard.outcome import Failure, Outcome
+from tasks.shard.loaded import Loaded
+from tasks.shard.outcome import Outcome
 from tasks.shard.progress import PROGRESS
 from tasks.store.errors import NotFound
 from tasks.store.ledger import Ledger
@@ -45,7 +46,8 @@ class Finisher:
                 if outcome.failure is not None:
                     item.fail(outcome.failure)
                 else:
-                    self._one(item, item.photo, outcome)
+                    with photo_boundary(item, "while its picture was written"):
+                        self._one(item, item.photo, outcome)
             if item.photo is not None:
                 height, width = item.photo.size
                 item.columns = replace(item.columns, height=height, width=width)
@@ -54,38 +56,54 @@ class Finisher:
             PROGRESS.add("failed", int(item.failure is not None))
 
     def _one(self, item: Loaded, photo: Photo, outcome: Outcome) -> None:
-        clock = perf_counter()
+        """Render, encode, store and measure one photo. Raises PhotoError where it cannot be done."""
         if outcome.publish == "nothing":
             return
-        if outcome.publish == "model-size":
-            pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            photo = replace(photo, alpha=None)
-        elif self.config.dehaze_variant == "dcp":
-            pixels = dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
-        elif outcome.strength == 0:
-            pixels = photo.pixels
-        else:
-            pixels = render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
-        item.seconds["render"] = perf_counter() - clock
+        pixels, encoded = within(
+            self.config.photo_timeout, lambda: self._encoded(item, photo, outcome), "to render and encode"
+        )
         clock = perf_counter()
-        try:
-            config = self.config
-            data, suffix = encode_photo(
-                pixels,
-                photo,
-                config.image_format,
-                quality=config.quality,
-                chroma=config.chroma,
-                provenance=self._provenance(),
-            )
-        except PhotoError as error:
-            item.fail(Failure(error.code, str(error)))
-            return
-        picture = self.ledger.put_picture(item.planned.key, data, suffix)
-        item.columns = replace(item.columns, output_path=picture.path, output_sha256=picture.sha256)
+        picture = self.ledger.put_picture(item.planned.key, encoded.data, encoded.suffix)
+        item.columns = replace(
+            item.columns,
+            output_path=picture.path,
+            output_sha256=picture.sha256,
+            metadata_dropped=list(encoded.dropped),
+        )
         if self.reference is not None:
             item.columns = item.columns.measured(self._compare(item, photo, pixels))
+        item.seconds["write"] += perf_counter() - clock
+
+    def _encoded(self, item: Loaded, photo: Photo, outcome: Outcome) -> tuple[Pixels, Encoded]:
+        """The picture at full resolution, and as a file."""
+        clock = perf_counter()
+        pixels = self._pixels(photo, outcome, item)
+        if outcome.publish == "model-size":
+            photo = replace(photo, alpha=None)
+        item.seconds["render"] = perf_counter() - clock
+        clock = perf_counter()
+        config = self.config
+        encoded = encode_photo(
+            pixels,
+            photo,
+            config.image_format,
+            quality=config.quality,
+            chroma=config.chroma,
+            provenance=self._provenance(),
+            policy=config.metadata,
+        )
         item.seconds["write"] = perf_counter() - clock
+        return pixels, encoded
+
+    def _pixels(self, photo: Photo, outcome: Outcome, item: Loaded) -> Pixels:
+        if outcome.publish == "model-size":
+            picture: Pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            return picture
+        if self.config.dehaze_variant == "dcp":
+            return dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
+        if outcome.strength == 0:
+            return photo.pixels
+        return render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
 
     def _provenance(self) -> Provenance | None:
         if not self.config.provenance:

@@ -14,7 +14,7 @@ from fpcore.models.model import Model
 from fpcore.models.sizing import pad
 from tasks.config import RunConfig
 from tasks.edit_settings import blend_pair, edit_settings
-from tasks.shard.load import Loaded
+from tasks.shard.loaded import Loaded
 
 
 @dataclass(frozen=True)

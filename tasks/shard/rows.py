@@ -13,7 +13,7 @@ from fpcore.inversion.criteria import Status
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Model
 from tasks.config import RunConfig
-from tasks.shard.load import Loaded
+from tasks.shard.loaded import Loaded
 from tasks.shard.progress import PROGRESS, worker
 from tasks.shard.requests import seed_of
 from tasks.store.schema import STAGES, shard_schema

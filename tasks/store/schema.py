@@ -104,6 +104,11 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("attention_map", PICTURE, "what each word attends to, labelled, PNG; null if not asked for"),
             _field("output_path", pa.string(), "full-resolution picture, relative to the output root; null if none"),
             _field("output_sha256", pa.string(), "SHA-256 (hex) of the full-resolution picture's bytes"),
+            _field(
+                "metadata_dropped",
+                pa.list_(pa.string()),
+                "what of the photo's metadata its picture does not carry, and why; null if no picture was written",
+            ),
             _field("inversion_status", pa.string(), "worst status of the steps: converged, max-iterations, …"),
             _field("steps", pa.list_(STEP), "one entry per inversion step and iteration"),
             _field("nfe", pa.int32(), "rows of the UNet evaluated for this photo, in all"),

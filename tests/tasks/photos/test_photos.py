@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
@@ -29,15 +29,16 @@ def with_metadata(format: str) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("target", ["same", "jpeg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("target", ["same", *SUFFIXES])
 def test_metadata_survives_from_any_format_to_any(format: str, target: str) -> None:
     original = photo(with_metadata(format))
-    data, suffix = encode_photo(original.pixels, original, target, provenance=MADE_BY)
+    encoded = encode_photo(original.pixels, original, target, provenance=MADE_BY)
     kind = original.format if target == "same" else target
-    assert suffix == SUFFIXES[kind]
-    again = photo(data)
-    assert (again.format, again.size, again.icc) == (kind, original.size, zoo.SRGB)
-    seen = Image.open(io.BytesIO(data))  # what another program reads
+    assert encoded.suffix == SUFFIXES[kind]
+    data, again = encoded.data, photo(encoded.data)
+    assert (again.format, again.size, again.metadata.icc) == (kind, original.size, zoo.SRGB)
+    opened = pillow_heif.HeifImageFile if kind == "heic" else Image.open
+    seen = opened(io.BytesIO(data))  # what another program reads
     exif = seen.getexif()
     assert exif[271] == "Camera & Co"
     assert exif.get(0x0112, 1) == 1
@@ -49,32 +50,16 @@ def test_metadata_survives_from_any_format_to_any(format: str, target: str) -> N
 @pytest.mark.parametrize("target", SUFFIXES)
 def test_every_picture_says_what_was_done_to_it(target: str) -> None:
     original = photo(zoo.PNG)
-    data, _ = encode_photo(original.pixels, original, target, provenance=MADE_BY)
-    packet = ElementTree.fromstring(photo(data).xmp or b"")
+    data = encode_photo(original.pixels, original, target, provenance=MADE_BY).data
+    metadata = photo(data).metadata
+    assert metadata.xmp is not None
+    packet = ElementTree.fromstring(metadata.xmp.tobytes())
     found = {element.tag.split("}")[1]: element.text for element in packet.iter()}
     assert found["CreatorTool"] == "Fixpoint 1.2.3"
     assert found["DigitalSourceType"] == ENHANCED
     assert (found["RunId"], found["ModelDigest"]) == ("run <7> & on", "sha256:abc")
-    silent, _ = encode_photo(original.pixels, original, target)
-    assert photo(silent).xmp is None
-
-
-def test_an_existing_xmp_packet_is_added_to() -> None:
-    packet = (
-        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        b'<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool="Camera" '
-        b'xmp:Rating="4" xmlns:tiff="http://ns.adobe.com/tiff/1.0/"><tiff:Orientation>6</tiff:Orientation></rdf:Description>'
-        b"</rdf:RDF></x:xmpmeta>"
-    )
-    once = MADE_BY.xmp(packet)
-    assert b'xmp:Rating="4"' in once
-    assert b"Camera" not in once
-    assert b"Orientation" not in once
-    assert len(re.findall(b"CreatorTool>", once)) == 2
-    ElementTree.fromstring(once)
-    assert MADE_BY.xmp(once) == once  # and a second run replaces its own statements
-    for unusual in (b"", b"\xff\xfe", b"<!DOCTYPE x [<!ENTITY a 'b'>]><rdf:RDF></rdf:RDF>", b"</rdf:RDF></rdf:RDF>"):
-        assert MADE_BY.xmp(unusual) == MADE_BY.xmp(None)
+    silent = encode_photo(original.pixels, original, target).data
+    assert photo(silent).metadata.xmp is None
 
 
 @pytest.mark.parametrize("format", LOSSLESS)
@@ -82,7 +67,7 @@ def test_an_existing_xmp_packet_is_added_to() -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_lossless_formats_keep_every_bit(case: zoo.Case, format: str) -> None:
     original = photo(case.data)
-    data, _ = encode_photo(original.pixels, original, format, provenance=MADE_BY)
+    data = encode_photo(original.pixels, original, format, provenance=MADE_BY).data
     again = photo(data)
     np.testing.assert_array_equal(again.pixels, original.pixels)
     assert again.pixels.dtype == original.pixels.dtype
@@ -104,7 +89,7 @@ def test_equal_input_gives_equal_bytes() -> None:
 
 def test_sixteen_bits_become_eight_by_rounding_where_the_format_has_only_eight() -> None:
     deep = photo(zoo.CUT_OFF["png16"])
-    data, _ = encode_photo(deep.pixels, replace(deep, format="webp", lossless=True))
+    data = encode_photo(deep.pixels, replace(deep, format="webp", lossless=True)).data
     np.testing.assert_array_equal(photo(data).pixels, np.rint(deep.pixels / 257))
 
 
@@ -112,33 +97,33 @@ def test_jpeg_turns_transparent_parts_white_and_the_others_keep_alpha() -> None:
     pixels, alpha = zoo.PICTURE, np.zeros((60, 80), np.uint8)
     alpha[:, :40] = 255
     original = Photo(pixels, alpha, "png")
-    flattened = photo(encode_photo(pixels, original, "jpeg", quality=95)[0])
+    flattened = photo(encode_photo(pixels, original, "jpeg", quality=95).data)
     assert flattened.alpha is None
     assert flattened.pixels[:, 48:].min() > 250
     assert np.abs(flattened.pixels[:, :32].astype(int) - pixels[:, :32]).mean() < 2
     for target in ("png", "tiff", "webp"):
-        np.testing.assert_array_equal(photo(encode_photo(pixels, original, target)[0]).alpha, alpha)
+        np.testing.assert_array_equal(photo(encode_photo(pixels, original, target).data).alpha, alpha)
 
 
 def test_black_and_white_stays_so() -> None:
     original = photo(zoo.save(zoo.GREY, "JPEG", quality=95))
     tinted = (original.pixels * np.array([1.0, 0.9, 0.8])).astype(np.uint8)
-    data, _ = encode_photo(tinted, original)
+    data = encode_photo(tinted, original).data
     assert Image.open(io.BytesIO(data)).mode == "L"
 
 
 def test_jpeg_quality_and_chroma() -> None:
     original = photo(zoo.JPEG)
-    sizes = [len(encode_photo(original.pixels, original, quality=quality)[0]) for quality in (50, 92, 100)]
+    sizes = [len(encode_photo(original.pixels, original, quality=quality).data) for quality in (50, 92, 100)]
     assert sizes == sorted(sizes)
     for chroma, layers in (("4:4:4", (1, 1)), ("4:2:0", (2, 2))):
-        image = Image.open(io.BytesIO(encode_photo(original.pixels, original, chroma=chroma)[0]))
+        image = Image.open(io.BytesIO(encode_photo(original.pixels, original, chroma=chroma).data))
         assert image.layer[0][1:3] == layers  # type: ignore[attr-defined]
 
 
 def test_a_lossless_webp_stays_lossless() -> None:
     original = photo(zoo.save(zoo.PICTURE, "WEBP", lossless=True))
-    np.testing.assert_array_equal(photo(encode_photo(original.pixels, original)[0]).pixels, zoo.PICTURE)
+    np.testing.assert_array_equal(photo(encode_photo(original.pixels, original).data).pixels, zoo.PICTURE)
     assert not photo(zoo.WEBP).lossless
 
 
@@ -160,19 +145,19 @@ def test_the_embedded_thumbnail_of_the_old_picture_is_not_kept() -> None:
     data = zoo.save(zoo.PICTURE, "JPEG", exif=with_thumbnail(zoo.exif(1).tobytes()))
     assert Image.open(io.BytesIO(data)).getexif().get_ifd(ExifTags.IFD.IFD1)
     original = photo(data)
-    assert not Image.open(io.BytesIO(encode_photo(original.pixels, original)[0])).getexif().get_ifd(ExifTags.IFD.IFD1)
+    assert not Image.open(io.BytesIO(encode_photo(original.pixels, original).data)).getexif().get_ifd(ExifTags.IFD.IFD1)
 
 
 def test_cmyk_goes_through_its_own_profile() -> None:
     """No CMYK profile is free to ship, so a wrong one stands in: it must not stop the picture nor stay on it."""
     cmyk = zoo.save(Image.fromarray(zoo.PICTURE).convert("CMYK"), "JPEG", quality=95, icc_profile=zoo.SRGB)
     decoded = photo(cmyk)
-    assert decoded.icc is None
+    assert decoded.metadata.icc is None
     assert np.abs(decoded.pixels.astype(int) - zoo.PICTURE).mean() < 6
 
 
 def test_a_profile_that_is_none_does_not_hurt() -> None:
-    assert photo(zoo.save(zoo.PICTURE, "PNG", icc_profile=b"no profile")).icc == b"no profile"
+    assert photo(zoo.save(zoo.PICTURE, "PNG", icc_profile=b"no profile")).metadata.icc == b"no profile"
     with pytest.raises((OSError, ImageCms.PyCMSError)):
         ImageCms.ImageCmsProfile(io.BytesIO(b"no profile"))
 

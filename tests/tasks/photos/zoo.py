@@ -194,7 +194,7 @@ def tiff_cases() -> list[Case]:
 
 def foreign_cases() -> list[Case]:
     heads = {
-        "heic": b"\0\0\0\x18ftypheic", "avif": b"\0\0\0\x1cftypavif", "jpeg-2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+        "jpeg-2000": b"\0\0\0\x0cjP  \r\n\x87\n",
         "jpeg-xl": b"\xff\x0a\0\0", "pdf": b"%PDF-1.7", "photoshop": b"8BPS\0\1", "cr2": b"II*\0\x10\0\0\0CR\2\0",
         "cr3": b"\0\0\0\x18ftypcrx ", "raf": b"FUJIFILMCCD-RAW", "bigtiff": b"II+\0\x08\0",
     }  # fmt: skip

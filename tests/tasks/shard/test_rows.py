@@ -10,7 +10,7 @@ import pytest
 from tasks.config import RunConfig
 from tasks.photos.sources import list_photos
 from tasks.shard import publish
-from tasks.shard.load import Loaded
+from tasks.shard.loaded import Loaded
 from tasks.shard.outcome import Columns, Failure
 from tasks.shard.process import process_shard
 from tasks.shard.rows import check_names, row_of, shard_table, timings_of

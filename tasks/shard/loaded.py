@@ -1,0 +1,42 @@
+"""A planned photo on its way through the shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.photos.decode import Photo
+from tasks.photos.sidecars import Grey
+from tasks.shard.outcome import Columns, Failure
+from tasks.store.planned import PlannedPhoto
+
+TOO_LARGE = Failure("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+
+
+@dataclass
+class Loaded:
+    """A planned photo on its way through the shard. ``failure`` once something is wrong with it."""
+
+    planned: PlannedPhoto
+    image_id: str | None = None
+    source_size: int | None = None
+    photo: Photo | None = None
+    small: npt.NDArray[np.float32] | None = None
+    """(3, h, w) in [0, 1]: the photo at the model's size."""
+    darkest: float = 0.0
+    """In [0, 1], of the photo at its own size (``fpcore.dehazing.haze_density.darkest_value``)."""
+    mask: Grey | None = None
+    """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
+    depth: Grey | None = None
+    failure: Failure | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage, see ``tasks.store.schema.STAGES``."""
+    columns: Columns = field(default_factory=Columns)
+    """What the operation and the publication add to the committed row."""
+
+    def fail(self, failure: Failure) -> None:
+        """Give up on this photo; its neighbours go on."""
+        self.failure = failure
+        self.photo = self.small = self.mask = self.depth = None
