@@ -1,6 +1,7 @@
 """O-BELM (Wang et al., NeurIPS 2024): a two-step sampler whose inverse is algebra instead of a fixed point.
 
-In x = z/a and σ̃ = s/a the sampler's equation is dx/dσ̃ = ε. With h = σ̃_i − σ̃_{i-1} and h₊ = σ̃_{i+1} − σ̃_i, asking
+In x = z/a and σ̃ = s/a the sampler's equation is dx/dσ̃ = ε. With ``h = σ̃_i − σ̃_{i-1}`` and ``h₊ = σ̃_{i+1} − σ̃_i``,
+asking
 
     x_{i-1} = A x_{i+1} + B x_i + C ε(x_i, i)
 
