@@ -8,6 +8,7 @@ OUTPUT ?= demo/output
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.installed-for-the-demo
 PIP := $(PY) -m pip install --quiet --constraint constraints.txt
+NOT_QUICK := --ignore=tests/flows --ignore=tests/chaos --ignore=tests/benchmarks  # slow to import, and no hearts in them
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 export DO_NOT_TRACK = 1
@@ -36,7 +37,7 @@ demo-s3: $(STAMP)  ## the same job against a real S3 server on this machine
 	$(PY) -m deployments.demo_s3
 
 quick: $(STAMP)  ## under a minute: the unit tests and a few of the rest that fail when the heart is broken
-	HYPOTHESIS_PROFILE=quick $(PYTEST) -m 'unit or heart' -q
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m 'unit or heart' -q $(NOT_QUICK)
 
 test: $(STAMP)  ## every test but the chaos tests
 	$(PYTEST)

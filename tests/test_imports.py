@@ -135,6 +135,7 @@ def test_solvers_know_nothing_of_diffusion() -> None:
     assert not {name for name in imported(solvers) if name.startswith(("fpcore", "diffusers"))}
 
 
+@pytest.mark.model
 def test_fpcore_works_without_prefect_and_storage() -> None:
     """The mathematics imports where Prefect, fsspec and pyarrow cannot."""
     script = (

@@ -34,9 +34,14 @@ def relative(x: Tensor, reference: Tensor) -> float:
 
 
 SPACINGS, PREDICTIONS = ("leading", "trailing", "linspace", "log-sigma"), ("epsilon", "v_prediction", "sample")
-FEW = list(product((1, 2, 10), PREDICTIONS, SPACINGS))
-MANY = [(50, "epsilon", "leading"), (50, "v_prediction", "log-sigma"), (1000, "sample", "trailing")]
-REST = [case for case in product((50, 999, 1000), PREDICTIONS, SPACINGS) if case not in MANY]
+FEW = list(product((1, 2), PREDICTIONS, SPACINGS))
+MANY = [
+    (10, "epsilon", "leading"),
+    (10, "v_prediction", "trailing"),
+    (10, "sample", "linspace"),
+    (50, "sample", "log-sigma"),
+]
+REST = [case for case in product((10, 50, 999, 1000), PREDICTIONS, SPACINGS) if case not in MANY]  # at night: minutes
 
 
 @pytest.mark.parametrize(
@@ -98,10 +103,10 @@ def test_flow_step_without_a_unique_fixed_point_is_reported() -> None:
 
 def test_certified_bound_holds_on_ten_thousand_checks() -> None:
     """‖f(z) − z*‖ ≤ the recorded bound, z* found to 1e-13: Gaussian mixtures of several seeds, every step and iteration."""
-    images, iterations = 16, 4
+    images, iterations = 32, 4
     checks = violations = 0
     tightness: list[float] = []
-    for seed in range(4):
+    for seed in range(2):
         schedule = sd_schedule(50)
         model = mixture(schedule, seed=seed)
         z0 = model.draw(images, torch.Generator().manual_seed(seed))
