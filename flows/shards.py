@@ -35,7 +35,7 @@ def process_shards(
                     board.add(ended.done)
                 else:
                     failures.append(ended)
-        committed = set(ledger.committed())
+        committed = ledger.committed_among(todo)
         todo = [shard for shard in todo if shard not in committed]
         errors = [str(failure.error) for failure in failures] if todo else []
         if not todo or not any(failure.lost for failure in failures):

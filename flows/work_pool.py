@@ -52,12 +52,12 @@ def fan_out(
     try:
         while shares:
             time.sleep(POLL)
-            committed = set(ledger.committed())
+            committed = ledger.committed_among(shard for share in shares for shard in share.shards)
             for share in list(shares):
                 yield from _news(share, ledger, committed)
                 ended = None if not share.shards else _look(share, execution.shard_timeout)
                 if ended is not None:
-                    yield from _news(share, ledger, set(ledger.committed()))  # committed since we looked
+                    yield from _news(share, ledger, ledger.committed_among(share.shards))  # since we looked
                 if not share.shards or ended is not None:
                     shares.remove(share)
                 if share.shards and ended is not None:

@@ -35,6 +35,15 @@ def default_spacing(given: dict[str, Any]) -> TimestepSpacing | None:
     return "trailing" if given.get("sampler") == "o-belm" else None
 
 
+class RunOrigin(BaseModel):
+    """Which run computes a row: its own id (time of start in UTC, then four digits) and that of its Prefect flow run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str | None = None
+    flow_run_id: str | None = None
+
+
 class RunConfig(BaseModel):
     """What is done to every photo. Two runs with equal configurations share an output; others are refused there."""
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from tasks.store.schema import PATH, PLAN, SCHEMA_VERSION, STAGES, STEP, shard_schema
 
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 """Raised when a table's columns change meaning; ``aggregate`` then rebuilds what older versions wrote."""
 
 UNREAD = frozenset("latent latent_shape output haze_map reconstruction attention_map paths".split())

@@ -13,8 +13,8 @@ from tasks.shard.loaded import Loaded
 from tasks.shard.outcome import Failure
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.errors import StoreError, StoreFull, StoreUnavailable
-from tasks.store.objects import read_uri
 from tasks.store.planned import PlannedPhoto
+from tasks.store.versions import read_planned
 
 
 def load(
@@ -30,7 +30,8 @@ def load(
 
     Whatever is wrong becomes the photo's ``failure``; so does decoding that takes more than ``seconds``.
 
-    Raises StoreError only if the store itself fails (then the shard is tried again), not for a missing photo.
+    Raises StoreError only if the store itself fails, or the source as a whole is not there (then the shard is tried again),
+    not for a missing photo.
     """
     loaded, started = Loaded(planned), perf_counter()
     if planned.problem is not None:
@@ -38,7 +39,7 @@ def load(
         return loaded
     with photo_boundary(loaded, "while it was read"):
         try:
-            data = read_uri(planned.uri, access=access, max_bytes=limits.max_bytes)
+            data, loaded.source_etag = read_planned(planned, access, limits.max_bytes)
             loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
             photo = within(seconds, lambda: decode_photo(data, limits), "to decode")
             if masks is not None:

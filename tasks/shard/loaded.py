@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from tasks.photos.sidecars import Grey
 from tasks.shard.outcome import Columns, Failure
 from tasks.store.planned import PlannedPhoto
 
-TOO_LARGE = Failure("too-large", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
+TOO_LARGE = Failure("out-of-memory", "Decoding needs more memory than there is. Use fewer workers or smaller photos.")
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Loaded:
     planned: PlannedPhoto
     image_id: str | None = None
     source_size: int | None = None
+    source_etag: str | None = None
+    """Entity tag of the version that was read."""
     photo: Photo | None = None
     small: npt.NDArray[np.float32] | None = None
     """(3, h, w) in [0, 1]: the photo at the model's size."""
@@ -33,6 +36,7 @@ class Loaded:
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage, see ``tasks.store.schema.STAGES``."""
+    processed_at: datetime | None = None
     columns: Columns = field(default_factory=Columns)
     """What the operation and the publication add to the committed row."""
 

@@ -21,7 +21,7 @@ from typing import TypedDict, TypeVar
 from fpcore.dehazing.haze_density import darkest_value
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.photos.decode import PhotoLimits, model_input
 from tasks.shard.boundary import photo_boundary
 from tasks.shard.cancellation import Stop
@@ -31,9 +31,10 @@ from tasks.shard.model_cache import model_for
 from tasks.shard.operate import Group, evaluate
 from tasks.shard.progress import PROGRESS, worker
 from tasks.shard.publish import Finisher
-from tasks.shard.rows import shard_footer, shard_table
+from tasks.shard.rows import ShardOrigin, shard_footer, shard_table
 from tasks.shard.trajectories import add_paths
 from tasks.store.access import SOURCE_ONLY, Access
+from tasks.store.facts import ShardFacts, Totals
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tasks.store.planned import PlannedPhoto, planned_photos
@@ -48,7 +49,7 @@ Item = TypeVar("Item")
 
 
 class ShardSummary(TypedDict):
-    """What Prefect carries of a processed shard: ``won`` says whether this attempt's rows were the ones committed."""
+    """What Prefect carries of a processed shard. ``won``: whether this run's rows are the ones committed; else all are 0."""
 
     plan: int
     shard: int
@@ -74,10 +75,11 @@ def process_shard(
     shard: int,
     *,
     reference: str | None = None,
+    run: RunOrigin = RunOrigin(),
     access: Access = SOURCE_ONLY,
     should_stop: Stop = None,
 ) -> ShardSummary:
-    """Process and commit one shard; a small summary comes back.
+    """Process and commit one shard for a run; a small summary comes back.
 
     ``reference``: a folder of ground truth under the same keys; PSNR and SSIM before and after go into ``metrics``.
     ``access``: what may be read of the web.
@@ -85,8 +87,8 @@ def process_shard(
     """
     started, clock = datetime.now(UTC), perf_counter()
     ledger = Ledger(open_store(output))
-    if ShardId(plan, shard).key in {s.key for s in ledger.committed()}:
-        return _summary(plan, shard, [], won=False, seconds=perf_counter() - clock)
+    if ledger.is_committed(ShardId(plan, shard)):
+        return _standing(ShardId(plan, shard), ledger.facts(ShardId(plan, shard)), run)
     rows = planned_photos(ledger.read_plan_shard(plan, shard))
     model = None if config.operation == "dehaze" and config.dehaze_variant == "dcp" else model_for(config)
     run_id = ledger.run().configuration_digest[:16]
@@ -105,20 +107,28 @@ def process_shard(
             done += group.photos
         if pending is not None:
             pending.result()
-    table = shard_table(done, config, plan, shard)
-    footer = shard_footer(config, model, versions(), started)
-    outcome = ledger.commit_shard(plan, shard, table, footer)
-    return _summary(plan, shard, done, won=outcome.won, seconds=perf_counter() - clock)
+    origin = ShardOrigin(plan, shard, run, model.digest if model else None)
+    footer = shard_footer(config, model, versions(), started, run)
+    outcome = ledger.commit_shard(plan, shard, shard_table(done, config, origin), footer)
+    if not outcome.won:
+        return _standing(ShardId(plan, shard), outcome.facts, run)
+    return _summary(ShardId(plan, shard), outcome.facts.totals, won=True, seconds=perf_counter() - clock)
 
 
-def _summary(plan: int, shard: int, done: list[Loaded], *, won: bool, seconds: float) -> ShardSummary:
+def _standing(shard: ShardId, facts: ShardFacts, run: RunOrigin) -> ShardSummary:
+    """Of a shard that another attempt committed: its rows count if that was an attempt of this very run."""
+    ours = run.run_id is not None and facts.run_id == run.run_id
+    return _summary(shard, facts.totals if ours else Totals(), won=ours, seconds=0.0)
+
+
+def _summary(shard: ShardId, totals: Totals, *, won: bool, seconds: float) -> ShardSummary:
     return {
-        "plan": plan,
-        "shard": shard,
+        "plan": shard.plan,
+        "shard": shard.shard,
         "won": won,
-        "photos": len(done),
-        "failed": sum(item.failure is not None for item in done),
-        "nfe": sum(item.columns.nfe or 0 for item in done),
+        "photos": totals.rows,
+        "failed": totals.failed,
+        "nfe": totals.nfe,
         "seconds": round(seconds, 3),
         "worker": worker(),
         "model_loads": PROGRESS.get("model_loads"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
 
@@ -52,6 +53,7 @@ class Finisher:
                 height, width = item.photo.size
                 item.columns = replace(item.columns, height=height, width=width)
             item.photo = item.small = item.mask = item.depth = None
+            item.processed_at = datetime.now(UTC)
             PROGRESS.add("photos")
             PROGRESS.add("failed", int(item.failure is not None))
 

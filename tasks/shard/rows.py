@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Model
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.shard.loaded import Loaded
 from tasks.shard.progress import PROGRESS, worker
 from tasks.shard.requests import seed_of
@@ -22,11 +22,21 @@ from tasks.store.uris import parse
 PICTURES = ("output", "haze_map", "reconstruction", "attention_map")
 
 
-def shard_table(done: list[Loaded], config: RunConfig, plan: int, shard: int) -> pa.Table:
+@dataclass(frozen=True)
+class ShardOrigin:
+    """Where rows belong and who made them: plan and shard, the run, and the SHA-256 over the model's files."""
+
+    plan: int
+    shard: int
+    run: RunOrigin = RunOrigin()
+    model_digest: str | None = None
+
+
+def shard_table(done: list[Loaded], config: RunConfig, origin: ShardOrigin) -> pa.Table:
     """The shard's rows in the order of the plan. Raises ValueError where rows and schema name different columns."""
     shapes = {tuple(item.columns.latent.shape) for item in done if item.columns.latent is not None}
     shape = next(iter(shapes)) if len(shapes) == 1 else None
-    rows = [row_of(item, config, plan, shard) for item in sorted(done, key=lambda item: item.planned.row)]
+    rows = [row_of(item, config, origin) for item in sorted(done, key=lambda item: item.planned.row)]
     schema = shard_schema(shape)
     for row in rows:
         check_names(row, schema)
@@ -53,7 +63,7 @@ def _latents(rows: list[dict[str, Any]], shape: tuple[int, ...] | None) -> pa.Ar
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float16(), list(shape)), storage)
 
 
-def row_of(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, Any]:
+def row_of(item: Loaded, config: RunConfig, origin: ShardOrigin) -> dict[str, Any]:
     """A photo's row, by the names of ``tasks.store.schema.shard_schema``."""
     planned, failure = item.planned, item.failure
     columns = {field.name: getattr(item.columns, field.name) for field in fields(item.columns)}
@@ -63,13 +73,13 @@ def row_of(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, 
         **{name: None if columns[name] is None else {"bytes": columns[name], "path": None} for name in PICTURES},
         "prompt": _first(item.columns.prompt, planned.prompt or None, config.prompt),
         "target_prompt": _first(item.columns.target_prompt, planned.target_prompt or None, config.target_prompt),
-        "plan": plan,
-        "shard": shard,
+        "plan": origin.plan,
+        "shard": origin.shard,
         "row": planned.row,
         "key": planned.key,
         "image_id": item.image_id,
         "source_uri": parse(planned.uri).recorded if planned.uri else None,
-        "source_etag": planned.etag,
+        "source_etag": item.source_etag,
         "source_size": item.source_size,
         "status": "ok" if failure is None else "failed",
         "error_code": None if failure is None else failure.code,
@@ -80,6 +90,11 @@ def row_of(item: Loaded, config: RunConfig, plan: int, shard: int) -> dict[str, 
         "metrics": None if metrics is None else [(name, x) for name, x in metrics.items() if np.isfinite(x)],
         "timings": timings_of(item.seconds),
         "seed": seed_of(config, item.image_id, planned.seed),
+        "attempt": planned.attempt or 1,
+        "processed_at": item.processed_at,
+        "run_id": origin.run.run_id,
+        "flow_run_id": origin.run.flow_run_id,
+        "model_digest": origin.model_digest,
     }
 
 
@@ -95,11 +110,15 @@ def timings_of(seconds: dict[str, float]) -> dict[str, float | None]:
     return {stage: seconds.get(stage) for stage in STAGES}
 
 
-def shard_footer(config: RunConfig, model: Model | None, versions: dict[str, str], started: datetime) -> dict[str, Any]:
+def shard_footer(
+    config: RunConfig, model: Model | None, versions: dict[str, str], started: datetime, run: RunOrigin
+) -> dict[str, Any]:
     """What made the shard."""
     facts: dict[str, Any] = {
         "configuration": config.identity(),
         "versions": versions,
+        "run_id": run.run_id,
+        "flow_run_id": run.flow_run_id,
         "started_at": started.isoformat(),
         "finished_at": datetime.now(UTC).isoformat(),
         "worker": worker(),

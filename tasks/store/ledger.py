@@ -6,9 +6,11 @@
     plans/000001.parquet          photo → shard, created once
     images/…                      pictures, created once each, written before the commit that names them
     shards/000001-00012.parquet   one row a photo: THE commit, created once
+    checkpoints/…                 what became of every photo so far, derived: may be removed at any time
 
-All four are only ever created, never changed, and every create is exclusive. So any number of runs may work on one
-output, be killed at any moment and be started again: each planned photo ends in exactly one committed row.
+All but the last are only ever created, never changed, and every create is exclusive. So any number of runs may work on
+one output, be killed at any moment and be started again: each planned row ends in exactly one committed row. A photo
+that failed can be planned again; its rows then have attempts 1, 2, ….
 """
 
 from __future__ import annotations
@@ -19,19 +21,23 @@ import hashlib
 import itertools
 import json
 import posixpath
-import re
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.store import parquet
 from tasks.store.claims import Claims
-from tasks.store.errors import Corrupt, InvalidLocation, NotFound
+from tasks.store.error_codes import NIGHTLY, RetryRule
+from tasks.store.errors import Corrupt, InvalidLocation, NotFound, UnknownSchema
+from tasks.store.facts import COUNTED, ShardFacts, facts_from, facts_of
+from tasks.store.history import CHECKPOINT, History, PlanNews, RunStatus
+from tasks.store.names import ShardId, checkpoint_key, checkpoint_keys, plan_key, plan_numbers
 from tasks.store.objects import Store
 from tasks.store.record import RunRecord, canonical, parse_run, refuse_foreign, render_run
 from tasks.store.schema import PLAN, latent_shape, shard_schema
@@ -42,29 +48,26 @@ PLAN_SIZE = 100_000
 FOOTER_TAIL = 64 * 1024
 """Bytes read to get at a Parquet footer; ours have 10 to 20 kB."""
 READERS = 16
+FEW = 4
+"""Shards that are looked up one by one rather than listed."""
 
-_PLAN_KEY = re.compile(r"plans/(\d{6,})\.parquet")
-_SHARD_KEY = re.compile(r"shards/(\d{6,})-(\d{5,})\.parquet")
+MAX_NEWS = 64
+"""Plans and commits after the newest checkpoint that a run leaves at most: what the next one has to read."""
+MAX_OPEN = 256
+"""Open shards that a checkpoint names at most; with more of them a large job is under way, and none is written."""
+NEWS_AT_A_TIME = 64
+"""Plans that are held in memory at a time while a history is made."""
 
-
-class ShardId(NamedTuple):
-    """A shard: number of its plan, from 1, and its own within the plan, from 0."""
-
-    plan: int
-    shard: int
-
-    @property
-    def key(self) -> str:
-        """Key of its commit."""
-        return f"shards/{self.plan:06d}-{self.shard:05d}.parquet"
+__all__ = ["CommitOutcome", "Ledger", "Picture", "RunStatus", "ShardId", "picture_key"]
 
 
 @dataclass(frozen=True)
 class CommitOutcome:
-    """Who committed the shard: us (``won``) or an earlier or racing attempt, and the attempt that stands."""
+    """Who committed the shard: us (``won``) or an earlier or racing attempt; the attempt that stands, and its facts."""
 
     won: bool
     attempt_id: str
+    facts: ShardFacts
 
 
 @dataclass(frozen=True)
@@ -75,24 +78,6 @@ class Picture:
     sha256: str
 
 
-@dataclass(frozen=True)
-class RunStatus:
-    """Counts of a run. Photos: planned, committed, of these ok and failed. Shards: planned and open."""
-
-    plans: int
-    planned: int
-    committed: int
-    ok: int
-    failed: int
-    shards: int
-    open_shards: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned photo has its row."""
-        return self.open_shards == 0
-
-
 class Ledger:
     """Plans and commits of one output store."""
 
@@ -100,6 +85,7 @@ class Ledger:
         self.store = store
         self.read_plan = functools.lru_cache(maxsize=2)(self._read_plan)
         self._plan_sizes: dict[int, dict[str, int]] = {}
+        self._kept: tuple[str, History] | None = None
 
     # run.json
 
@@ -113,8 +99,11 @@ class Ledger:
             Corrupt: what is stored differs from what was written.
         """
         config = json.loads(canonical(config))
-        if not self.store.exists("run.json"):
-            self.store.probe_exclusive()
+        with contextlib.suppress(NotFound):
+            record = self.run()
+            refuse_foreign(str(self.store.shown("")), record.configuration, config)
+            return record
+        self.store.probe_exclusive()
         outcome = self.store.put_new("run.json", render_run(config, versions or {}))
         record = parse_run(outcome.standing, str(self.store.shown("run.json")), created=outcome.won)
         refuse_foreign(str(self.store.shown("")), record.configuration, config)
@@ -134,8 +123,7 @@ class Ledger:
 
     def plans(self) -> list[int]:
         """Numbers of the plans, ascending."""
-        matches = (_PLAN_KEY.fullmatch(entry.key) for entry in self.store.list("plans/"))
-        return sorted(int(match.group(1)) for match in matches if match)
+        return plan_numbers(entry.key for entry in self.store.list("plans/"))
 
     def add_plan(self, rows: pa.Table, number: int) -> bool:
         """Create plan ``number`` from rows of schema ``PLAN``; False if another run took that number.
@@ -145,43 +133,70 @@ class Ledger:
         """
         counts = {"rows": len(rows), "shards": pc.max(rows["shard"]).as_py() + 1}
         data = parquet.encode(parquet.conform(rows, PLAN), {"attempt_id": uuid.uuid4().hex, **counts})
-        return self.store.put_new(_plan_key(number), data).won
+        return self.store.put_new(plan_key(number), data).won
 
-    def plan_new(self, entries: Iterable[dict[str, Any]], shard_size: int, plan_size: int = PLAN_SIZE) -> list[int]:
-        """Plan those photos that no plan has claimed yet; the numbers of the plans added.
+    def plan_new(
+        self,
+        entries: Iterable[dict[str, Any]],
+        shard_size: int,
+        plan_size: int = PLAN_SIZE,
+        *,
+        retry: RetryRule = NIGHTLY,
+        history: History | None = None,
+    ) -> list[int]:
+        """Plan those photos that no plan has claimed yet, and failed ones that ``retry`` admits; the plans added.
 
-        ``entries`` have the columns of ``PLAN`` without shard and row; missing ones are null. A photo is claimed if
-        all of these columns agree with a planned row, so a photo that changed in place (size or etag), or comes with
-        another prompt, is new work; equal lines count, so a photo listed twice is planned twice. Memory: ``plan_size``
-        entries, and about 150 bytes for each photo planned before.
+        ``entries`` have the columns of ``PLAN`` without shard, row and attempt; missing ones are null. A photo is
+        claimed if all of these columns agree with a planned row, or if it was read in this version; so a photo that
+        changed in place (size or etag), or comes with another prompt, is new work; equal lines count, so a photo listed
+        twice is planned twice. ``history``: of this ledger, if the caller has it. Memory: ``plan_size`` entries, and
+        about 100 bytes for each photo planned before.
 
         Raises:
             ValueError: if ``shard_size`` is not positive.
         """
         if shard_size < 1:
             raise ValueError(f"shard_size is {shard_size}: it must be at least 1")
-        plan_size = max(plan_size - plan_size % shard_size, shard_size)
-        known = self.plans()
-        claims = Claims()
-        for plan in known:
-            claims.add(self.read_plan(plan))
-        unclaimed = (entry for entry in entries if not claims.cover(entry))
-        added = []
-        while chunk := list(itertools.islice(unclaimed, plan_size)):
-            number = max(known, default=0) + 1
-            while chunk and not self.add_plan(_plan_table(chunk, shard_size), number):
-                claims.add(self.read_plan(number))
-                known.append(number)
-                chunk = [entry for entry in chunk if not claims.cover(entry)]
-                number += 1
+        history = history or self.history()
+        claims, last = Claims(history, retry), history.plans
+        chosen, added = claims.unclaimed(entries), list[int]()
+        size = max(plan_size - plan_size % shard_size, shard_size)
+        while chunk := list(itertools.islice(chosen, size)):
+            last += 1
+            while chunk and not self.add_plan(_plan_table(chunk, shard_size), last):
+                claims.add(self.read_plan(last))
+                chunk, last = claims.left(chunk), last + 1
             if chunk:
-                known.append(number)
-                added.append(number)
+                added.append(last)
+            else:
+                last -= 1
+        return added
+
+    def plan_retries(self, rule: RetryRule, shard_size: int) -> list[int]:
+        """Plan the photos anew that failed last and that ``rule`` admits, as they were planned; the plans added."""
+        history = self.history()
+        again: dict[ShardId, dict[int, int]] = defaultdict(dict)
+        for shard, row, attempt in history.failed(rule):
+            again[shard][row] = attempt
+        entries = (
+            {**row, "attempt": again[shard][row["row"]] + 1}
+            for shard in sorted(again)
+            for row in self.read_plan_shard(*shard).to_pylist()
+            if row["row"] in again[shard]
+        )
+        added, last = list[int](), history.plans
+        while chunk := list(itertools.islice(entries, PLAN_SIZE)):
+            last += 1
+            if not self.add_plan(_plan_table(chunk, shard_size), last):
+                raise Corrupt(f"Another run planned meanwhile in {self.store.shown('')}: run the same command again")
+            added.append(last)
         return added
 
     def _read_plan(self, plan: int) -> pa.Table:
-        """All rows of a plan, checked; the last two stay in memory."""
-        return self._load(_plan_key(plan), PLAN)
+        """All rows of a plan, checked; ``read_plan`` keeps the last two in memory."""
+        rows = self._load(plan_key(plan), PLAN)
+        self._plan_sizes[plan] = {"rows": len(rows), "shards": (pc.max(rows["shard"]).as_py() or 0) + 1}
+        return rows
 
     def read_plan_shard(self, plan: int, shard: int) -> pa.Table:
         """The planned rows of one shard, by row.
@@ -191,35 +206,142 @@ class Ledger:
             Corrupt: what is stored differs from what was written.
             UnknownSchema: it was written by a later version.
         """
-        table = self.read_plan(plan)
-        rows = table.filter(pc.equal(table["shard"], shard))
+        rows = _of_shard(self.read_plan(plan), shard)
         if not len(rows):
             raise NotFound(f"Plan {plan} has no shard {shard}: run `fixpoint status` to see what there is")
-        return rows.sort_by("row")
+        return rows
 
     def _plan_counts(self, plan: int) -> dict[str, int]:
         """Rows and shards of a plan, from its footer."""
         if plan not in self._plan_sizes:
-            footer = self._footer(_plan_key(plan))
+            footer = self._footer(plan_key(plan))
             self._plan_sizes[plan] = {"rows": footer["rows"], "shards": footer["shards"]}
         return self._plan_sizes[plan]
 
     # shards
 
-    def committed(self) -> Iterator[ShardId]:
-        """Shards that are committed."""
-        for entry in self.store.list("shards/"):
-            if match := _SHARD_KEY.fullmatch(entry.key):
-                yield ShardId(int(match.group(1)), int(match.group(2)))
+    def committed(self, plan: int | None = None) -> Iterator[ShardId]:
+        """Shards that are committed, of one plan or of all."""
+        prefix = "shards/" if plan is None else f"shards/{plan:06d}-"
+        for entry in self.store.list(prefix):
+            if shard := ShardId.of(entry.key):
+                yield shard
+
+    def is_committed(self, shard: ShardId) -> bool:
+        """Whether a shard is committed: one request."""
+        return self.store.exists(shard.key)
+
+    def committed_among(self, shards: Iterable[ShardId]) -> set[ShardId]:
+        """Those of some shards that are committed; a request for each of a few, else a listing of their plans."""
+        wanted = set(shards)
+        if len(wanted) <= FEW:
+            return {shard for shard in wanted if self.is_committed(shard)}
+        return wanted & {shard for plan in {shard.plan for shard in wanted} for shard in self.committed(plan)}
 
     def open_shards(self) -> list[ShardId]:
         """Shards of the plans that have no commit yet."""
-        return self._without(set(self.committed()))
+        base = self._checkpoint()
+        new = [number for number in self.plans() if number > base.plans]
+        with ThreadPoolExecutor(READERS) as pool:
+            counts = dict(zip(new, pool.map(self._plan_counts, new), strict=True))
+            done = self._committed_since(base, new, pool)
+        planned = [ShardId(plan, n) for plan in new for n in range(counts[plan]["shards"])]
+        return [shard for shard in [*base.open_shards, *planned] if shard not in done]
 
-    def _without(self, done: set[ShardId]) -> list[ShardId]:
-        """Planned shards that are not among ``done``."""
-        planned = (ShardId(plan, n) for plan in self.plans() for n in range(self._plan_counts(plan)["shards"]))
-        return [shard for shard in planned if shard not in done]
+    def _committed_since(self, base: History, new: list[int], pool: ThreadPoolExecutor) -> set[ShardId]:
+        """The committed shards of plans that came after a checkpoint, and those that it left open."""
+        looked_up = zip(base.open_shards, pool.map(self.is_committed, base.open_shards), strict=True)
+        closed = {shard for shard, done in looked_up if done}
+        if not base.plans:
+            return closed | set(self.committed())
+        found = pool.map(lambda plan: list(self.committed(plan)), new)
+        return closed.union(*found)
+
+    # history
+
+    def history(
+        self, *, anew: bool = False, plans: int | None = None, without: frozenset[ShardId] = frozenset()
+    ) -> History:
+        """What became of every planned photo: the newest readable checkpoint, and what was written after it.
+
+        Plans and commits are read once each, ``READERS`` at a time. ``anew`` reads all of them and no checkpoint;
+        ``plans`` ends with this one, and shards ``without`` are taken to be open.
+        """
+        base = History() if anew else self._checkpoint()
+        numbers = [number for number in self.plans() if number > base.plans and number <= (plans or number)]
+        with ThreadPoolExecutor(READERS) as pool:
+            done = self._committed_since(base, numbers, pool) - without
+            reopened = sorted({shard.plan for shard in base.open_shards})
+            history = base.extended([self._reopened(base, plan, done) for plan in reopened])
+            for at in range(0, len(numbers), NEWS_AT_A_TIME):
+                history = history.extended(self._new(numbers[at : at + NEWS_AT_A_TIME], done, pool))
+        return history
+
+    def _new(self, plans: list[int], done: set[ShardId], pool: ThreadPoolExecutor) -> list[PlanNews]:
+        """Plans, and the facts of their committed shards."""
+        tables = dict(zip(plans, pool.map(self._read_plan, plans), strict=True))
+        shards = sorted(shard for shard in done if shard.plan in tables)
+        facts = dict(zip(shards, pool.map(self._facts, shards, (tables[s.plan] for s in shards)), strict=True))
+        return [_news(plan, tables[plan], facts) for plan in plans]
+
+    def _reopened(self, base: History, plan: int, done: set[ShardId]) -> PlanNews:
+        """The rows of a plan's shards that a checkpoint left open."""
+        table = self.read_plan(plan)
+        shards = [shard for shard in base.open_shards if shard.plan == plan]
+        rows = table.filter(pc.is_in(table["shard"], pa.array([shard.shard for shard in shards], pa.int32())))
+        return _news(plan, rows, {shard: self._facts(shard, table) for shard in shards if shard in done})
+
+    def facts(self, shard: ShardId) -> ShardFacts:
+        """What a commit says of its rows."""
+        return self._facts(shard, None)
+
+    def _facts(self, shard: ShardId, plan: pa.Table | None) -> ShardFacts:
+        """From the footer; from the rows where an older version did not put it there."""
+        if (facts := facts_from(self._footer(shard.key))) is not None:
+            return facts
+        planned = self.read_plan_shard(*shard) if plan is None else _of_shard(plan, shard.shard)
+        return facts_of(self.read_shard(*shard, list(COUNTED)), planned)
+
+    def _checkpoint(self) -> History:
+        """The newest checkpoint that can be read, or an empty history. Kept, for a checkpoint never changes."""
+        for key in checkpoint_keys(entry.key for entry in self.store.list("checkpoints/")):
+            if self._kept is None or self._kept[0] != key:
+                with contextlib.suppress(Corrupt, NotFound, UnknownSchema, KeyError, TypeError):
+                    self._kept = key, self._read_checkpoint(key)
+            if self._kept is not None and self._kept[0] == key:
+                return self._kept[1]
+        return History()
+
+    def _read_checkpoint(self, key: str) -> History:
+        name, data = str(self.store.shown(key)), self.store.get(key)
+        return History.restored(parquet.decode(data, name, CHECKPOINT), parquet.read_footer(data, name))
+
+    def is_true(self, key: str) -> bool:
+        """Whether a checkpoint says what its plans and those commits say that it reckons with, all read anew.
+
+        Raises:
+            Corrupt, UnknownSchema.
+        """
+        stored = self._read_checkpoint(key)
+        anew = self.history(anew=True, plans=stored.plans, without=frozenset(stored.open_shards))
+        return stored.footer() == anew.footer() and stored.table().equals(anew.table())
+
+    def checkpoint(self, history: History | None = None, *, always: bool = False) -> bool:
+        """Store the history as a checkpoint if there is enough news since the last; whether one was written.
+
+        The one before the last is kept beside it, for readers that have just listed it; older ones are removed.
+        """
+        base = self._checkpoint()
+        history = history or self.history()
+        news = history.plans - base.plans + history.shards - base.shards + len(base.open_shards)
+        if len(history.open_shards) > MAX_OPEN or not history.plans or not (always or news > MAX_NEWS):
+            return False
+        key = checkpoint_key(history.plans, history.shards - len(history.open_shards))
+        data = parquet.encode(history.table(), {"attempt_id": uuid.uuid4().hex, **history.footer()})
+        won = self.store.put_new(key, data).won
+        for old in checkpoint_keys(entry.key for entry in self.store.list("checkpoints/"))[2:]:
+            self.store.delete(old)
+        return won
 
     def put_picture(self, key: str, data: bytes, suffix: str) -> Picture:
         """Store the picture of the photo ``key`` under images/, before the commit that names it.
@@ -250,25 +372,28 @@ class Ledger:
             StoreUnavailable: the store does not answer; the same command resumes.
         """
         table = parquet.conform(table, shard_schema(latent_shape(table.schema))).sort_by("row")
-        _check_rows(table, self.read_plan_shard(plan, shard), plan, shard)
-        ok = pc.sum(pc.equal(table["status"], "ok")).as_py() or 0
-        counts = {"rows": len(table), "ok": ok, "failed": len(table) - ok}
-        data = parquet.encode(table, {**footer, "attempt_id": uuid.uuid4().hex, **counts})
+        planned = self.read_plan_shard(plan, shard)
+        _check_rows(table, planned, plan, shard)
+        facts = facts_of(table, planned)
+        data = parquet.encode(table, {**footer, "attempt_id": uuid.uuid4().hex, **facts.footer()})
         outcome = self.store.put_new(ShardId(plan, shard).key, data)
         standing = parquet.read_footer(outcome.standing, ShardId(plan, shard).key)
-        return CommitOutcome(outcome.won, standing["attempt_id"])
+        return CommitOutcome(outcome.won, standing["attempt_id"], facts_from(standing) or facts)
 
     def check_shard(self, plan: int, shard: int) -> pa.Table:
         """Read a commit in full and compare its rows with the plan's; the rows.
 
         Raises:
-            ValueError: if the rows are not exactly those of the plan.
+            ValueError: if the rows are not exactly those of the plan, or the footer does not fit them.
             NotFound: no such plan or shard.
             Corrupt: what is stored differs from what was written.
             UnknownSchema: it was written by a later version.
         """
-        table = self.read_shard(plan, shard)
-        _check_rows(table, self.read_plan_shard(plan, shard), plan, shard)
+        table, planned = self.read_shard(plan, shard), self.read_plan_shard(plan, shard)
+        _check_rows(table, planned, plan, shard)
+        told = facts_from(self.shard_footer(plan, shard))
+        if told is not None and told.footer() != facts_of(table, planned).footer():
+            raise ValueError("Its footer counts otherwise than its rows do: restore the shard from a copy")
         return table
 
     def read_shard(self, plan: int, shard: int, columns: list[str] | None = None) -> pa.Table:
@@ -283,21 +408,8 @@ class Ledger:
         return self._footer(ShardId(plan, shard).key)
 
     def status(self) -> RunStatus:
-        """Counts, from footers alone."""
-        plans = [self._plan_counts(plan) for plan in self.plans()]
-        done = set(self.committed())
-        with ThreadPoolExecutor(READERS) as pool:
-            footers = list(pool.map(lambda shard: self._footer(shard.key), done))
-        totals = {name: sum(footer[name] for footer in footers) for name in ("rows", "ok", "failed")}
-        return RunStatus(
-            plans=len(plans),
-            planned=sum(counts["rows"] for counts in plans),
-            committed=totals["rows"],
-            ok=totals["ok"],
-            failed=totals["failed"],
-            shards=sum(counts["shards"] for counts in plans),
-            open_shards=len(self._without(done)),
-        )
+        """Counts, from checkpoints and footers alone."""
+        return self.history().status()
 
     # reading
 
@@ -319,15 +431,19 @@ class Ledger:
             return parquet.read_footer(self.store.get(key), name)
 
 
-def _plan_key(number: int) -> str:
-    return f"plans/{number:06d}.parquet"
-
-
 def picture_key(key: str, suffix: str) -> str:
     """Key of a photo's picture: images/ and the photo's own path, with ``suffix`` added where it differs."""
     safe = safe_key(key)
     same = posixpath.splitext(safe)[1].lower() == suffix.lower()
     return "images/" + (posixpath.splitext(safe)[0] if same else safe) + suffix
+
+
+def _news(plan: int, rows: pa.Table, facts: dict[ShardId, ShardFacts]) -> PlanNews:
+    return PlanNews(plan, rows, {shard.shard: one for shard, one in facts.items() if shard.plan == plan})
+
+
+def _of_shard(plan: pa.Table, shard: int) -> pa.Table:
+    return plan.filter(pc.equal(plan["shard"], shard)).sort_by("row")
 
 
 def _plan_table(entries: list[dict[str, Any]], shard_size: int) -> pa.Table:

@@ -25,6 +25,7 @@ class PlannedPhoto:
     edit_settings: str | None = None
     editing_type: str | None = None
     seed: int | None = None
+    attempt: int | None = None
     problem: str | None = None
 
 

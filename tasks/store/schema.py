@@ -62,6 +62,7 @@ PLAN = pa.schema(
         _field("edit_settings", pa.string(), "JSON object of this photo's own settings of the edit; null = the run's"),
         _field("editing_type", pa.string(), "PIE-Bench editing type, or null"),
         _field("seed", pa.int64(), "seed of this photo; null = derived from the run's seed and the photo's bytes"),
+        _field("attempt", pa.int32(), "1, or 2, 3 … where a photo that failed is tried again; null = 1"),
         _field("problem", pa.string(), "why the manifest's line cannot be used: its photo fails; null if it can"),
     ]
 )
@@ -123,6 +124,11 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
                 "perturbed paths of a step under `prompt`, beside the run: first good photo of a plan's first shard, "
                 "where `steps` is kept; not counted in `nfe`; else null",
             ),
+            _field("attempt", pa.int32(), "1, or 2, 3 … where the photo had failed before; null = 1"),
+            _field("processed_at", pa.timestamp("us", tz="UTC"), "when the photo was finished"),
+            _field("run_id", pa.string(), "the run that committed the row; its time of start in UTC, then four digits"),
+            _field("flow_run_id", pa.string(), "Prefect's id of the flow run that computed it; null without Prefect"),
+            _field("model_digest", pa.string(), "SHA-256 over the files of the model; null without a model"),
         ]
     )
 

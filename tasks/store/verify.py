@@ -47,6 +47,14 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
     with ThreadPoolExecutor(READERS) as pool:
         for shard in sorted(done & expected):
             yield from _check_shard(ledger, shard, pool)
+    for entry in ledger.store.list("checkpoints/"):
+        yield from _attempt(entry.key, functools.partial(_check_checkpoint, ledger, entry.key))
+
+
+def _check_checkpoint(ledger: Ledger, key: str) -> None:
+    """A checkpoint must say what its plans and commits say, made anew."""
+    if not ledger.is_true(key):
+        raise ValueError("This checkpoint differs from plans and commits: remove it, it is made anew")
 
 
 def _attempt(key: str, check: Callable[[], object]) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from tasks.shard import publish
 from tasks.shard.loaded import Loaded
 from tasks.shard.outcome import Columns, Failure
 from tasks.shard.process import process_shard
-from tasks.shard.rows import check_names, row_of, shard_table, timings_of
+from tasks.shard.rows import ShardOrigin, check_names, row_of, shard_table, timings_of
 from tasks.store.errors import StoreUnavailable
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
@@ -27,7 +27,7 @@ PHOTO = PlannedPhoto(shard=0, row=0, key="a.jpg", uri="in/a.jpg")
 def test_a_misspelt_column_is_refused() -> None:
     with pytest.raises(TypeError, match="promt"):
         Columns(promt="haze")  # type: ignore[call-arg]
-    row = row_of(Loaded(PHOTO), RunConfig(), 1, 0)
+    row = row_of(Loaded(PHOTO), RunConfig(), ShardOrigin(1, 0))
     check_names(row, shard_schema())
     row["verdikt"] = row.pop("verdict")
     with pytest.raises(ValueError, match="differ in verdict, verdikt"):
@@ -51,7 +51,7 @@ def test_planned_photos_are_typed_and_complete() -> None:
 def test_a_failed_photo_has_its_reason_and_no_verdict() -> None:
     item = Loaded(PHOTO, columns=Columns(verdict="improved", metrics={"fine": 1.0, "none": float("nan")}))
     item.fail(Failure("damaged", "Not a photo."))
-    row = shard_table([item], RunConfig(), 1, 0).to_pylist()[0]
+    row = shard_table([item], RunConfig(), ShardOrigin(1, 0)).to_pylist()[0]
     assert (row["status"], row["error_code"], row["error_message"]) == ("failed", "damaged", "Not a photo.")
     assert row["verdict"] is None
     assert row["metrics"] == [("fine", 1.0)]
