@@ -1,12 +1,13 @@
-"""Evaluations and round trip of every inversion method at one final residual, on the built-in model.
+"""Evaluations and round trip of every inversion method at equal residual and at equal evaluations.
 
     python -m benchmarks.inversion --photos PHOTOS [PHOTOS …] --count 32 --schedule trained --save rows.jsonl
 
 Each method is listed at its natural setting and, where it has a tolerance, at the largest tolerance of a grid with which
 every step of every photograph leaves a latent whose true residual RMS(f(z) − z), measured anew by an evaluation that is
-not counted, is at most 2.2e-3. Schedules: ``trained``, the model's own, nearly zero terminal SNR, and ``scaled_linear``,
-Stable Diffusion's, through ``fpcore.inversion.noise_schedules``. Without --photos: crops of the photographs of scikit-image and
-scikit-learn. ``--only`` takes some methods, so that a long run can be cut into short ones.
+not counted, is at most 2.2e-3, and at the strictest that spends no more than ``--budget`` evaluations a step. Schedules:
+``trained``, the model's own, nearly zero terminal SNR, and ``scaled_linear``, Stable Diffusion's, through
+``fpcore.inversion.noise_schedules``. Without --photos: crops of the photographs of scikit-image and scikit-learn. ``--only``
+takes some methods, so that a long run can be cut into short ones.
 """
 
 from __future__ import annotations
@@ -26,18 +27,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.random_sd import random_sd
 from fpcore.builtin.photographs import list_photographs
-from fpcore.inversion.belm import invert_exactly, sample_exactly
+from fpcore.inversion.belm import TwoStepRule, invert_exactly, sample_exactly
 from fpcore.inversion.convergence import final_residuals
+from fpcore.inversion.edict import invert_coupled, sample_coupled
 from fpcore.inversion.invert import Predict, invert
 from fpcore.inversion.methods import Method, method
 from fpcore.inversion.noise_schedules import schedule_at_levels_of
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
+from fpcore.inversion.solvers import GradientDescent
+from fpcore.inversion.spdinv import invert_spd
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
 
 TARGET = 2.2e-3
+EXACT = ("o-belm", "bdia", "edict")
 GRID = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
 """Tolerances tried, as multiples of ``TARGET``, from lax to strict."""
 
@@ -55,8 +61,11 @@ METHODS: dict[str, tuple[Make, bool]] = {
     "plain, intra-path": (lambda tol: method("intra-path", tolerance=tol), True),
     "inter-path": (lambda tol: method("inter-path", tolerance=tol), True),
     "aidi": (lambda tol: method("aidi", tolerance=tol), True),
-    "renoise": (lambda tol: method("renoise", iterations=10), False),
+    "renoise": (lambda tol: method("renoise"), False),
+    "renoise-sd": (lambda tol: method("renoise-sd"), False),
     "easyinv": (lambda tol: method("easyinv"), False),
+    "easyinv-sdxl": (lambda tol: method("easyinv-sdxl"), False),
+    "spdinv": (lambda tol: method("spdinv"), False),
     "certified + previous": (lambda tol: method("certified", tolerance=tol, guess="previous", damping=1.0), True),
     "certified + last": (lambda tol: method("certified", tolerance=tol, guess="last", damping=1.0), True),
     "certified + extrapolated": (lambda tol: every_step("certified", tolerance=tol, damping=1.0), True),
@@ -91,7 +100,12 @@ def run(setting: Setting, chosen: Method) -> dict[str, Any]:
     """One inversion of all photographs, its round trip, and its true final residuals."""
     began = time.perf_counter()
     z0 = setting.model.encode(setting.pixels)
-    found = invert(setting.predict, setting.schedule, z0, chosen, batch_size=setting.batch_size, keep_trajectory=True)
+    if isinstance(chosen.solver, GradientDescent):
+        found = invert_spd(setting.predict, setting.schedule, z0, batch_size=setting.batch_size, keep_trajectory=True)
+    else:
+        found = invert(
+            setting.predict, setting.schedule, z0, chosen, batch_size=setting.batch_size, keep_trajectory=True
+        )
     back = sample(setting.predict, setting.schedule, found.latents, batch_size=setting.batch_size)
     assert found.trajectory is not None
     residual = final_residuals(setting.predict, setting.schedule, found.trajectory)
@@ -111,14 +125,19 @@ def run(setting: Setting, chosen: Method) -> dict[str, Any]:
     }
 
 
-def run_exact(setting: Setting) -> dict[str, Any]:
-    """O-BELM; it solves no fixed point, so it has no residual. ``latent_rms`` is 1 for the noise that training saw."""
-    z0 = setting.model.encode(setting.pixels)
-    pair = invert_exactly(setting.predict, setting.schedule, z0, batch_size=setting.batch_size)
-    back = sample_exactly(setting.predict, setting.schedule, pair.last, pair.before, batch_size=setting.batch_size)
+def run_exact(setting: Setting, name: str) -> dict[str, Any]:
+    """An exact sampler; it solves no fixed point, so it has no residual. ``latent_rms`` is 1 for the noise of training."""
+    z0, size = setting.model.encode(setting.pixels), setting.batch_size
+    if name == "edict":
+        pair = invert_coupled(setting.predict, setting.schedule, z0, batch_size=size)
+        back = sample_coupled(setting.predict, setting.schedule, pair.last, pair.before, batch_size=size)
+    else:
+        rule: TwoStepRule = "bdia" if name == "bdia" else "o-belm"
+        pair = invert_exactly(setting.predict, setting.schedule, z0, batch_size=size, rule=rule)
+        back = sample_exactly(setting.predict, setting.schedule, pair.last, pair.before, batch_size=size, rule=rule)
     psnr = setting.psnr(back)
     return {
-        "nfe": float(len(setting.schedule)),
+        "nfe": float(len(setting.schedule)) * (2 if name == "edict" else 1),
         "psnr": float(psnr.mean()),
         "psnr_min": float(psnr.min()),
         "latent_rms": float(pair.last.square().mean().sqrt()),
@@ -141,12 +160,26 @@ def at_equal_residual(setting: Setting, make: Make, natural: dict[str, Any], tun
     return row | {"tolerance": factor * TARGET, "setting": "equal residual"}
 
 
+def at_equal_evaluations(setting: Setting, make: Make, budget: float, tuned_on: int) -> dict[str, Any]:
+    """The strictest tolerance of the grid that spends no more than ``budget`` evaluations an image, else the laxest."""
+    few = setting.first(tuned_on)
+    for factor in reversed(GRID):
+        if run(few, make(factor * TARGET))["nfe"] <= budget:
+            break
+    return run(setting, make(factor * TARGET)) | {"tolerance": factor * TARGET, "setting": "equal evaluations"}
+
+
 def rows_of(
-    name: str, setting: Setting, tolerances: list[float], tuned_on: int, norm: Literal["state", "picture"]
+    name: str,
+    setting: Setting,
+    tolerances: list[float],
+    tuned_on: int,
+    norm: Literal["state", "picture"],
+    budget: float,
 ) -> Iterator[dict[str, Any]]:
     """The natural setting at each tolerance, then the comparison at equal residual."""
-    if name == "o-belm":
-        yield run_exact(setting) | {"setting": "natural"}
+    if name in EXACT:
+        yield run_exact(setting, name) | {"setting": "natural"}
         return
     named, tolerant = METHODS[name]
 
@@ -160,6 +193,7 @@ def rows_of(
         yield natural
     if tolerant and tuned_on:
         yield at_equal_residual(setting, make, natural, tuned_on)
+        yield at_equal_evaluations(setting, make, budget * len(setting.schedule), tuned_on)
 
 
 def read_photographs(folders: list[str], count: int, size: tuple[int, int], seed: int) -> Tensor:
@@ -195,11 +229,17 @@ def free_crops() -> list[Any]:
 def main() -> None:
     """Measure, print and append to a file of JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", default="builtin:haze", help="builtin:haze, builtin:scenes, or random: SD 1.5's size"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=2.0, help="evaluations a step for the setting 'equal evaluations'"
+    )
     parser.add_argument("--photos", nargs="*", default=[])
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--schedule", default="trained", choices=["trained", "scaled_linear", "linear", "cosine"])
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--only", nargs="*", choices=[*METHODS, "o-belm"], default=[*METHODS, "o-belm"])
+    parser.add_argument("--only", nargs="*", choices=[*METHODS, *EXACT], default=[*METHODS, *EXACT])
     parser.add_argument(
         "--tuned-on", type=int, default=8, help="photographs to seek tolerances on; 0: natural settings only"
     )
@@ -208,7 +248,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path)
     chosen = parser.parse_args()
-    model = load_model("builtin:haze")
+    model = random_sd([""], dtype=torch.float32) if chosen.model == "random" else load_model(chosen.model)
     pixels = read_photographs(chosen.photos, chosen.count, model.image_size, chosen.seed)
     schedule = schedule_at_levels_of(model.scheduler, chosen.schedule, chosen.steps)
     everywhere = model.embed([""]).repeat(chosen.count)
@@ -220,9 +260,10 @@ def main() -> None:
         batch_size=chosen.count,
     )
     for name in chosen.only:
-        for row in rows_of(name, setting, chosen.tolerances, chosen.tuned_on, chosen.norm):
+        for row in rows_of(name, setting, chosen.tolerances, chosen.tuned_on, chosen.norm, chosen.budget):
             row = {
                 "method": name,
+                "model": model.name,
                 "schedule": chosen.schedule,
                 "norm": chosen.norm,
                 "photographs": chosen.count,

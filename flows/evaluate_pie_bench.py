@@ -76,8 +76,22 @@ def evaluate_pie_bench(
         label = {"method": method, "guidance": mode}
         table += measure_run(mapping, run, label, dict(judges), config.device)
     table += published_rows()
+    if deviations := protocol_deviations(config):
+        table[0]["deviations"] = deviations
     _publish(output, table, methods, guidance[0])
     return table
+
+
+def protocol_deviations(config: RunConfig) -> list[str]:
+    """How a configuration departs from the benchmark's own protocol, in words."""
+    own = {"num_inference_steps": 50, "guidance_scale": 7.5, "seed": 1234, "timestep_spacing": "leading",
+           "steps_offset": 0, "tokens": "refine", "cross_replace": 0.4, "self_replace": 0.6, "blend_start": 0.2,
+           "blend_threshold": 0.3, "amplify": 2.0, "padding": "position"}  # fmt: skip
+    return [
+        f"{name} {getattr(config, name)} instead of {value}"
+        for name, value in own.items()
+        if getattr(config, name) != value
+    ]
 
 
 def _configured(config: RunConfig, method: str, mode: str) -> RunConfig:
@@ -142,7 +156,9 @@ def _missing(table: Table) -> str:
         for metric in HEADS
         if not row["published"] and row[metric]["value"] is None and row[metric]["reason"]
     }
-    head = "Rows marked as published are the literature's (SD 1.4, 50 steps, w 7.5), not measured here.\n"
+    deviations = [note for row in table for note in row.get("deviations", ())]
+    head = "" if not deviations else f"Unlike the benchmark's protocol: {'; '.join(deviations)}.\n\n"
+    head += "Rows marked as published are the literature's (SD 1.4, 50 steps, w 7.5), not measured here.\n"
     return head + ("\nUnavailable:\n" + "\n".join(sorted(reasons)) + "\n" if reasons else "")
 
 

@@ -6,10 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
+MethodName = Literal[
+    "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd", "easyinv", "easyinv-sdxl",
+    "spdinv",
+]  # fmt: skip
 DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
 TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
-Sampler = Literal["ddim", "o-belm"]
+Sampler = Literal["ddim", "o-belm", "bdia", "edict", "rf-inversion", "rf-solver", "fireflow"]
+EXACT_SAMPLERS = ("o-belm", "bdia", "edict")
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
 WHERE = (
     "photo_timeout",
@@ -32,7 +36,7 @@ def default_steps(given: dict[str, Any]) -> int:
 
 def default_spacing(given: dict[str, Any]) -> TimestepSpacing | None:
     """O-BELM's inverse multiplies errors by (h_N/h_1)², its steps h in σ̃: they must not grow by e a step."""
-    return "trailing" if given.get("sampler") == "o-belm" else None
+    return "trailing" if given.get("sampler") in EXACT_SAMPLERS else None
 
 
 class RunOrigin(BaseModel):
@@ -72,19 +76,24 @@ class RunConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     method: MethodName = Field("certified", description="inversion method")
     sampler: Sampler = Field(
-        "ddim", description="o-belm: a two-step sampler with an exact inverse, for the operation invert; no method then"
+        "ddim",
+        description="o-belm, bdia, edict: samplers with an exact inverse, for the operation invert; rf-inversion, "
+        "rf-solver, fireflow: of rectified flow, to invert and edit with SD 3 and FLUX; no method with any of them",
     )
     num_inference_steps: int = Field(
         default_factory=default_steps,
         ge=1,
         le=1000,
         description="DDIM steps of inversion and regeneration; left out: 10 with a built-in model; 25 with others, "
-        "to edit, and for o-belm",
+        "to edit, and for the other samplers",
     )
     timestep_spacing: TimestepSpacing | None = Field(
         default_factory=default_spacing,
         description="where the steps lie: trailing, leading and linspace are uniform in t, log-sigma in the logarithm of "
-        "the noise level; none = the model's own, log-sigma for the built-in models, trailing for o-belm",
+        "the noise level; none = the model's own, log-sigma for the built-in models, trailing for exact samplers",
+    )
+    steps_offset: int | None = Field(
+        None, ge=0, description="added to leading timesteps; none = the model's own, 1 for Stable Diffusion 1 and 2"
     )
     guess: Literal["previous", "last", "extrapolated"] | None = Field(
         None, description="initial guess of a step; none = the method's own"
@@ -107,6 +116,10 @@ class RunConfig(BaseModel):
     )
     tokens: Literal["refine", "replace", "remove"] = Field(
         "refine", description="editing: how the prompts' tokens are matched; replace is word by word"
+    )
+    padding: Literal["padding", "position"] = Field(
+        "padding",
+        description="editing: whose attention a target's padding keeps; position is Prompt-to-Prompt's own code",
     )
     cross_replace: float = Field(0.4, ge=0, le=1, description="editing: share of the steps with the source's attention")
     self_replace: float = Field(0.6, ge=0, le=1, description="editing: the same for self-attention")
@@ -152,10 +165,14 @@ class RunConfig(BaseModel):
             raise ValueError(
                 "depth maps are read by the variant prior-weighted only: choose it or leave depth_folder out"
             )
-        if self.sampler != "ddim" and self.operation != "invert":
+        if self.sampler in EXACT_SAMPLERS and self.operation != "invert":
             raise ValueError(
-                "the sampler o-belm inverts only, its latents are no noise to edit from: leave sampler out"
+                f"the sampler {self.sampler} inverts only, its latents are no noise to edit from: leave sampler out"
             )
+        if self.sampler != "ddim" and self.operation == "dehaze":
+            raise ValueError("dehazing walks DDIM or Euler steps: leave sampler out")
+        if self.method == "spdinv" and self.operation == "dehaze":
+            raise ValueError("spdinv inverts and edits: choose another method to dehaze")
         if self.mask_folder is not None and self.operation != "dehaze":
             raise ValueError("a region mask limits dehazing only: leave mask_folder out")
         return self

@@ -11,7 +11,7 @@ from fpcore.editing.prompt_to_prompt import EditSettings
 from tasks.config import RunConfig
 
 SHARES = ("cross_replace", "self_replace", "blend_start", "blend_threshold", "amplify")
-OPTIONS = ("tokens", "reweight", *SHARES)
+OPTIONS = ("tokens", "padding", "reweight", *SHARES)
 """Settings that may differ from photo to photo: columns of a manifest and fields of ``RunConfig``."""
 
 

@@ -19,7 +19,7 @@ from tasks.edit_settings import blend_pair, edit_settings
 from tasks.photos.sources import list_photos
 from tasks.report.page import write_report
 from tasks.shard import cancellation  # the module, not its event: tasks are pickled with their globals
-from tasks.shard.method import inversion_method
+from tasks.shard.method import check_model, inversion_method
 from tasks.shard.model_cache import model_for
 from tasks.shard.process import ShardSummary, process_shard, versions
 from tasks.store.access import SOURCE_ONLY, Access
@@ -45,7 +45,7 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def check(config: RunConfig) -> None:
-    """Raise ValueError now for a model or method that would fail every shard later."""
+    """Raise ValueError now for a model, method or number of steps that would fail every shard later."""
     inversion_method(config)
     edit_settings(config)
     blend_pair(config.blended_word)
@@ -54,7 +54,8 @@ def check(config: RunConfig) -> None:
         # In a thread that ends: OpenMP keeps a team for each thread that ever computed. Were one kept here, teams would
         # outnumber the processors and wait asleep instead of spinning: shards took 1.4 times as long on two cores.
         with ThreadPoolExecutor(1) as elsewhere:
-            elsewhere.submit(model_for, config).result()
+            model = elsewhere.submit(model_for, config).result()
+        check_model(config, model)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan", timeout_seconds=4 * 3600)

@@ -12,9 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from fpcore.builtin.text import build_tokenizer
 
@@ -162,6 +175,105 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
 """The tiny models by name."""
 
 
+FLOW_SCHEDULERS: dict[str, dict[str, Any]] = {
+    "sd3": {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
+    "flux": {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "base_image_seq_len": 256,
+        "base_shift": 0.5,
+        "max_image_seq_len": 4096,
+        "max_shift": 1.15,
+        "num_train_timesteps": 1000,
+        "shift": 3.0,
+        "use_dynamic_shifting": True,
+    },
+}
+"""As published with Stable Diffusion 3 medium and FLUX.1 dev."""
+
+
+def tiny_sd3(folder: Path, *, large: bool = False, with_t5: bool = True) -> Path:
+    """Stable Diffusion 3 at 64 pixels; ``large`` is 3.5's: normalised queries and keys, dual attention."""
+    newer = {"qk_norm": "rms_norm", "dual_attention_layers": (0,)} if large else {}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(4)
+        transformer = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+            joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=32 + 48, out_channels=16,
+            pos_embed_max_size=12, **newer,
+        )  # fmt: skip
+        transformer.proj_out.weight.mul_(0.1)  # a random velocity is far steeper than a trained one
+        transformer.save_pretrained(folder / "transformer")
+        _save_vae(folder, 1.5305, channels=16, shift=0.0609)
+        _save_text(folder, "", width=32, activation="quick_gelu", pad="<|endoftext|>", projected=True)
+        _save_text(folder, "_2", width=48, activation="gelu", pad="!", projected=True)
+        if with_t5:
+            _save_t5(folder, "_3", 96)
+    _save_flow_rest(folder, "sd3", "StableDiffusion3Pipeline", with_t5)
+    return folder
+
+
+def tiny_flux(folder: Path, *, guidance_embeds: bool = True) -> Path:
+    """FLUX.1 dev at 64 pixels; without ``guidance_embeds`` it is schnell's transformer."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(5)
+        transformer = FluxTransformer2DModel(
+            patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=48, pooled_projection_dim=32, guidance_embeds=guidance_embeds,
+            axes_dims_rope=(4, 4, 8),
+        )  # fmt: skip
+        transformer.proj_out.weight.mul_(0.1)
+        transformer.save_pretrained(folder / "transformer")
+        _save_vae(folder, 0.3611, channels=16, shift=0.1159)
+        _save_text(folder, "", width=32, activation="quick_gelu", pad="<|endoftext|>")
+        _save_t5(folder, "_2", 48)
+    _save_flow_rest(folder, "flux", "FluxPipeline", True)
+    return folder
+
+
+def _save_t5(folder: Path, suffix: str, width: int) -> None:
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    letters = [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,."]
+    vocabulary = special + [(f"▁{word}", -2.0) for word in dict.fromkeys(WORDS)] + letters
+    tokenizer = T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+    config = T5Config(
+        vocab_size=len(vocabulary), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False,
+    )  # fmt: skip
+    T5EncoderModel(config).save_pretrained(folder / f"text_encoder{suffix}")
+
+
+def _save_flow_rest(folder: Path, family: str, pipeline: str, with_t5: bool) -> None:
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(FLOW_SCHEDULERS[family], indent=2))
+    index: dict[str, Any] = {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.30.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    if family == "sd3":
+        t5 = ("transformers", "T5EncoderModel"), ("transformers", "T5TokenizerFast")
+        index |= {
+            "transformer": ["diffusers", "SD3Transformer2DModel"],
+            "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "text_encoder_3": list(t5[0]) if with_t5 else [None, None],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "tokenizer_3": list(t5[1]) if with_t5 else [None, None],
+        }
+    else:
+        index |= {
+            "transformer": ["diffusers", "FluxTransformer2DModel"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "text_encoder_2": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "tokenizer_2": ["transformers", "T5TokenizerFast"],
+        }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
 def _save_unet(folder: Path, family: str) -> None:
     unet = UNet2DConditionModel(**{**PUBLISHED[family], **SMALL_UNETS[family]})
     unet.conv_out.weight.mul_(0.1)  # a random UNet is far steeper than a denoiser, and DDIM steps would not invert
@@ -171,7 +283,9 @@ def _save_unet(folder: Path, family: str) -> None:
     unet.save_pretrained(folder / "unet")
 
 
-def _save_vae(folder: Path, scaling_factor: float, tiny: bool = False) -> None:
+def _save_vae(
+    folder: Path, scaling_factor: float, tiny: bool = False, channels: int = 4, shift: float | None = None
+) -> None:
     if tiny:
         vae: Any = AutoencoderTiny(
             encoder_block_out_channels=(16,) * 4,
@@ -186,12 +300,15 @@ def _save_vae(folder: Path, scaling_factor: float, tiny: bool = False) -> None:
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
-            latent_channels=4,
+            latent_channels=channels,
             norm_num_groups=32,
             sample_size=64,
             scaling_factor=scaling_factor,
+            shift_factor=shift,
+            use_quant_conv=shift is None,
+            use_post_quant_conv=shift is None,
         )
-        last = vae.quant_conv
+        last = vae.quant_conv if shift is None else vae.encoder.conv_out
     last.weight.mul_(4 / scaling_factor)  # latents of about unit variance, as the UNet expects them
     vae.save_pretrained(folder / "vae")
 

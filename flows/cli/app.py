@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli import evaluate, inspect, server
+from flows.cli import evaluate, inspect, reproduce, server
 from flows.cli.terminal import (
     INCOMPLETE,
     USAGE,
@@ -245,6 +245,7 @@ def mask_runs(picture: str | None) -> list[int] | None:
 
 
 app.add_typer(evaluate.app, name="evaluate")
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(inspect.app)
 app.add_typer(server.app)
 

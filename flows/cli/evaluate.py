@@ -10,6 +10,8 @@ import typer
 
 from flows.cli.terminal import AsJson, Model, Output, Set, console, plain_errors, progress_bar, settings_of
 
+PIE_BENCH = {"operation": "edit", "seed": 1234, "timestep_spacing": "leading", "steps_offset": 0, "padding": "position"}
+"""The protocol: one seed for all pictures, and the timesteps 0, 20, …, 980 of 50 steps."""
 app = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, with a table and a sheet.")
 
 
@@ -62,7 +64,7 @@ def pie_bench(
         from tasks.config import RunConfig
 
         given = settings_of(set_, pretrained_model_name_or_path=model, guidance_scale=guidance_scale)
-        config = RunConfig(**{"operation": "edit", "seed": 1234, "num_inference_steps": steps, **given})
+        config = RunConfig(**{**PIE_BENCH, "num_inference_steps": steps, **given})
         judges = {"lpips": lpips, "dino": dino, "clip": clip}
         table = evaluate_pie_bench(data, output, config, methods.split(","), guidance.split(","), judges)
     typer.echo(json.dumps(table) if as_json else markdown(table))

@@ -69,6 +69,7 @@ def analyze(
                     num_inference_steps=steps,
                     photos=photos,
                     seed=seed,
+                    on_progress=lambda line: console.print(line, highlight=False, soft_wrap=True),
                 )
             )
         )

@@ -105,8 +105,8 @@ def dehaze(
     Raises ValueError for settings that do not fit the model, ``Cancelled`` if ``should_stop`` says so.
     """
     watch = Stopwatch()
-    schedule = Schedule.from_scheduler(model.scheduler, settings.num_inference_steps)
     latents = model.latents_of(pixels)
+    schedule = Schedule.from_scheduler(model.scheduler_for(latents), settings.num_inference_steps)
     watch("encode")
     match settings.variant:
         case "graded":
@@ -213,11 +213,12 @@ def _graded(
 
 
 def _first_view(inversion: Inversion, count: int) -> Inversion:
-    """The first view's inversion of each photograph, with the worst status and the evaluations of all its views."""
+    """The first view's inversion of each photograph, with the worst status and bound and the evaluations of all its views."""
     views = range(0, len(inversion.status), count)
     status = [max((inversion.status[i + v] for v in views), key=int) for i in range(count)]
     nfe = [sum(inversion.nfe[i + v] for v in views) for i in range(count)]
-    return replace(inversion, latents=inversion.latents[:count], status=status, nfe=nfe)
+    bound = [max(inversion.path_bound[i + v] for v in views) for i in range(count)]
+    return replace(inversion, latents=inversion.latents[:count], status=status, nfe=nfe, path_bound=bound)
 
 
 def _merge_views(pictures: Tensor, views: Sequence[tuple[float, bool]]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def pair_maps(
     length, tokenizer = model.prompt_length(), model.tokenizers[0]
     return TokenAlignment.cat(
         [
-            align_tokens(tokenizer, length, source, target, s.tokens, pair, s.amplify, s.reweight)
+            align_tokens(tokenizer, length, source, target, s.tokens, pair, s.amplify, s.reweight, s.padding)
             for source, target, pair, s in zip(sources, targets, words, per_pair(settings, len(sources)), strict=True)
         ]
     )
@@ -103,6 +104,16 @@ def edit(
     return EditResult(*pair, finite, nfe, *maps)
 
 
+class BranchControl(Protocol):
+    """What steers a pair of branches between their steps."""
+
+    def begin(self, step: int) -> None:
+        """Announce the sampling step, counted from 0 at z_T."""
+
+    def blend(self, source: Tensor, target: Tensor) -> Tensor:
+        """The targets (P, C, h, w) after the step."""
+
+
 @torch.no_grad()
 def sample_pairs(
     predict: ConditionalPredict,
@@ -110,7 +121,7 @@ def sample_pairs(
     latents: Tensor,
     condition: Condition,
     guidance: Guidance,
-    control: PromptToPrompt,
+    control: BranchControl,
 ) -> tuple[Tensor, Tensor]:
     """Sample the source and the target branch side by side from z_T (P, C, h, w); ``condition`` holds both, 2P rows."""
     z = torch.cat([latents, latents])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fpcore.editing.attention import AttentionLayer, AttentionMaps, RecordAttention, Size, attention, attention_weights
 from fpcore.editing.guidance import GUIDANCE_MODES, GuidanceMode
-from fpcore.editing.token_alignment import TOKEN_MODES, TokenAlignment, TokenMode
+from fpcore.editing.token_alignment import PADDING_RULES, TOKEN_MODES, PaddingRule, TokenAlignment, TokenMode
 
 BLEND_POSITIONS = 26**2
 """Local blending reads the finest cross-attention of at most so many positions: 16² of Stable Diffusion 1, 24² of 2."""
@@ -26,13 +26,14 @@ BLEND_POSITIONS = 26**2
 class EditSettings:
     """How a pair is edited; the defaults are PIE-Bench's.
 
-    ``guidance``, ``guidance_scale``: see ``fpcore.editing.guidance``. ``tokens``, ``amplify``, ``reweight``: see
+    ``guidance``, ``guidance_scale``: see ``fpcore.editing.guidance``. ``tokens``, ``padding``, ``amplify``, ``reweight``: see
     ``fpcore.editing.token_alignment``. The fields of ``SHARED`` must agree for all pairs of a batch, the others may differ.
     """
 
     guidance: GuidanceMode = "none"
     guidance_scale: float = 7.5
     tokens: TokenMode = "refine"
+    padding: PaddingRule = "padding"
     cross_replace: float = 0.4  # share of the steps, from the first on
     self_replace: float = 0.6
     self_tokens: int = 32**2  # self-attention is replaced on grids of at most so many positions
@@ -48,6 +49,8 @@ class EditSettings:
                 f"guidance must be one of {', '.join(GUIDANCE_MODES)} and tokens one of {', '.join(TOKEN_MODES)}, "
                 f"not {self.guidance!r} and {self.tokens!r}"
             )
+        if self.padding not in PADDING_RULES:
+            raise ValueError(f"padding must be one of {', '.join(PADDING_RULES)}, not {self.padding!r}")
         for name in ("cross_replace", "self_replace", "blend_start", "blend_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share and must lie between 0 and 1, not {getattr(self, name)}")

@@ -20,6 +20,10 @@ from torch import Tensor
 
 TokenMode = Literal["refine", "replace", "remove"]
 TOKEN_MODES: tuple[TokenMode, ...] = ("refine", "replace", "remove")
+PaddingRule = Literal["padding", "position"]
+PADDING_RULES: tuple[PaddingRule, ...] = ("padding", "position")
+"""Whose attention a target's padding keeps: that of the source's padding, or, as Prompt-to-Prompt's code has it, that of
+whatever the source has at the same position. They differ where the source is the longer prompt."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def align_tokens(
     blend_words: tuple[str, str] | None = None,
     amplify: float = 2.0,
     reweight: Sequence[tuple[str, float]] = (),
+    padding: PaddingRule = "padding",
 ) -> TokenAlignment:
     """The map of one pair (P = 1).
 
@@ -76,6 +81,7 @@ def align_tokens(
             the target's word is amplified.
         amplify: s at the target's blend word.
         reweight: words of the target, each with its s; they go before ``amplify``.
+        padding: see ``PADDING_RULES``.
 
     Raises ValueError where the mode does not fit the prompts or a word is not in its prompt.
     """
@@ -87,6 +93,8 @@ def align_tokens(
         matrix, kept = (refinement if mode == "refine" else removal)(x, y, length)
     else:
         raise ValueError(f"token mode {mode!r} is not one of {', '.join(TOKEN_MODES)}")
+    if padding == "position" and mode != "remove":
+        matrix[:, len(y) :] = torch.eye(length)[:, len(y) :]
     blends = torch.zeros(2, 1, length)
     for i, prompt in enumerate((source, target) if blend_words else ()):
         blends[i, 0, find_word(tokenizer, prompt, blend_words[i], length)] = 1  # type: ignore[index]

@@ -19,12 +19,16 @@ class Status(IntEnum):
     RUNNING = -1
     CONVERGED = 0
     COMPLETED = 1  # a fixed number of iterations was asked for and done; convergence was not judged
-    MAX_ITERATIONS = 2
-    STAGNATED = 3
-    OSCILLATING = 4
-    AMBIGUOUS = 5  # every path found a fixed point, and not the same one
-    DIVERGING = 6
-    NONFINITE = 7
+    NOT_NOISE = 2  # an exact sampler's latent that comes back exactly and is no noise to sample or edit from
+    UNCERTIFIED = (
+        3  # the residual is small enough for an ideal denoiser, but f contracts too slowly here to promise more
+    )
+    MAX_ITERATIONS = 4
+    STAGNATED = 5
+    OSCILLATING = 6
+    AMBIGUOUS = 7  # every path found a fixed point, and not the same one
+    DIVERGING = 8
+    NONFINITE = 9
 
     @property
     def label(self) -> str:
@@ -41,7 +45,7 @@ def rms(x: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Measures:
     """Per row (B,): RMS(f(z) − z) of the unperturbed path, and the largest of all paths; the largest RMS(f(z) − f(ẑ)), NaN
-    with one path; the certified bound; the iteration, from 1.
+    with one path; the certified bound; the iteration, from 1; the timestep the step leads to.
     """
 
     intra: Tensor
@@ -49,6 +53,7 @@ class Measures:
     inter: Tensor
     bound: Tensor
     iteration: Tensor
+    timestep: Tensor
 
 
 class Criterion(Protocol):

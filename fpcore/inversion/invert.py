@@ -16,8 +16,10 @@ from torch import Tensor
 
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.methods import Method
+from fpcore.inversion.path_bound import path_bound
 from fpcore.inversion.records import Recorder, StepRecords
 from fpcore.inversion.schedule import Schedule
+from fpcore.inversion.solvers import GradientDescent
 from fpcore.inversion.step import compact_slots, constants, empty_state, insert_slots, take_step
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -33,6 +35,7 @@ class Inversion:
     """The result for M images.
 
     ``latents`` (M, C, h, w): z_T. ``status`` (M,): the worst of each image's steps. ``nfe`` (M,): network rows computed.
+    ``path_bound`` (M,): a bound on RMS(z_T − exact z_T), infinite or NaN where there is none (``fpcore.inversion.path_bound``).
     ``trajectory`` (M, N + 1, C, h, w) if asked for: the state before the first step and after each. An image whose
     status is NONFINITE was abandoned where it happened, its latent is the last finite state and no inversion.
     """
@@ -41,6 +44,7 @@ class Inversion:
     status: list[Status]
     nfe: list[int]
     records: StepRecords
+    path_bound: list[float]
     trajectory: Tensor | None = None
 
 
@@ -77,6 +81,8 @@ def invert(
     Returns:
         The inverted latents and every step's record. The verdicts are the one device-to-host transfer of a call.
     """
+    if isinstance(method.solver, GradientDescent):
+        raise ValueError(f"{method.name} differentiates the network: call fpcore.inversion.spdinv.invert_spd")
     walked, original = schedule.take(schedule.real), schedule.real.numpy()
     count, steps, k = len(z0), len(walked), method.paths
     slots = max(1, min(batch_size, count))
@@ -135,4 +141,6 @@ def invert(
             image[over] = -1
             if on_images_done is not None:
                 on_images_done(finished)
-    return Inversion(latents, [Status(int(w)) for w in worst], nfe.tolist(), recorder.finish(), trajectory)
+    status, records = [Status(int(w)) for w in worst], recorder.finish()
+    bounds = path_bound(records, schedule, method, count).tolist()
+    return Inversion(latents, status, nfe.tolist(), records, bounds, trajectory)

@@ -8,20 +8,53 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from fpcore.inversion.criteria import Certified, Criterion, FixedIterations, InterPath, IntraPath
-from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, Picard, Solver
+from torch import Tensor
+
+from fpcore.inversion.criteria import Certified, Criterion, FixedIterations, InterPath, IntraPath, Measures, Status
+from fpcore.inversion.schedule import Schedule
+from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, GradientDescent, Picard, Position, Rounds, Solver
 
 Guess = Literal["previous", "last", "extrapolated"]
-MethodName = Literal["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
+MethodName = Literal[
+    "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd", "easyinv", "easyinv-sdxl",
+    "spdinv",
+]  # fmt: skip
+
+
+SPDINV_RMS = 5e-6**0.5
+"""SPDInv's threshold on the mean squared error, as RMS."""
+CERTIFY_BELOW = 0.8
+"""Of 5,200 steps on trained weights the bound broke on 32, all of them at r_t = .85 (docs/CONVERGENCE.md)."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """EasyInv's blend: z_t ← η z_t + (1 − η) z_{t-1} for steps between the shares ``start`` and ``stop`` of all steps."""
+    """EasyInv's blend, as released: the state z_i that step i of N starts from becomes η z_i + (1 − η) z_{i-1}, z_{i-1} the
+    one that the step before started from, where start N < i < (start + length) N; ε is still taken at z_i itself.
+    """
 
     eta: float = 0.5
     start: float = 0.05
-    stop: float = 0.25
+    length: float = 0.2
+
+
+@dataclass(frozen=True)
+class Renoised:
+    """Stop when ReNoise's plan of the step is done."""
+
+    averaging: Averaging
+    paths: int = 1
+    reached: Status = Status.COMPLETED
+
+    def met(self, m: Measures) -> Tensor:
+        """See Criterion."""
+        return self.averaging.finished(Position(m.iteration, m.timestep))
+
+
+def renoise(rounds: int) -> Averaging:
+    """The released plan for that many renoising steps: the last two of nine are averaged, and below timestep 250 the
+    first five of at most six."""
+    return Averaging(late=Rounds(rounds, 8, 10), early=Rounds(min(5, rounds), 0, 5))
 
 
 @dataclass(frozen=True)
@@ -37,6 +70,8 @@ class Method:
     ``speculative_below``: take a step unevaluated, along the extrapolated direction, where the certified bound of the step after
     it is predicted to stay below this share of the tolerance; that bound is then measured, and the step undone if it
     fails. 0: every step is evaluated.
+    ``certify_below``: the largest rate for which a bound is promised. The bound's factor r/(1 − r) and its sensitivity to r
+    grow without limit towards 1: at .91 a network that contracts 7 % less than an ideal denoiser breaks it threefold.
     ``patience``: evaluations without progress before a row is called stagnated, oscillating, ambiguous or diverging.
     """
 
@@ -50,6 +85,7 @@ class Method:
     norm: Literal["state", "picture"] = "state"
     accelerate_above: float = 0.0
     speculative_below: float = 0.0
+    certify_below: float = 1.0
     patience: int = 4
     blend: Blend | None = None
 
@@ -62,6 +98,15 @@ class Method:
             )
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations}")
+
+    @property
+    def returns_f(self) -> bool:
+        """Whether a step's answer is f(z) of its last iterate, to which the certified bound applies."""
+        return self.blend is None and self.combine == "unperturbed" and not isinstance(self.solver, Averaging)
+
+    def measures_picture(self, schedule: Schedule) -> bool:
+        """Whether residuals are taken of z/a. Flow has no such scale at σ = 1 and is measured on the state."""
+        return self.norm == "picture" and schedule.prediction_type != "flow"
 
     @property
     def tolerance(self) -> float:
@@ -79,8 +124,12 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
     ``certified``    r/(1−r) · RMS(f(z) − z), Banach's a-posteriori bound; starts and speculative steps extrapolated in ln σ̃;
                      Chebyshev semi-iteration (Golub & Varga 1961) where r_t is large.
     ``aidi``         Pan et al. 2023: Anderson acceleration (Walker & Ni 2011), intra-path test.
-    ``renoise``      Garibi et al. 2024: the mean of f(z^i) over the later iterations of a fixed count.
-    ``easyinv``      Zhang et al. 2024: z_t = η f(z_{t-1}) + (1 − η) z_{t-1} on some early steps, one evaluation.
+    ``renoise``      Garibi et al. 2024, its released defaults: nine renoising steps, the last two averaged; five below
+                     timestep 250, the first five averaged. ``renoise-sd``: its example for SD 1.5 and DDIM at 50 steps,
+                     one renoising step. Left out: the regularisation of ε; its noise correction has no part in DDIM.
+    ``spdinv``       Li et al. 2024: AdamW on MSE(z, f(z)), at most 25 updates; its own tolerance.
+    ``easyinv``      Zhang et al. 2024, as released for SD 1.4: η = .5 on steps 3 to 12 of 50, one evaluation.
+                     ``easyinv-sdxl``: η = .8 on the steps from 85 to 95 %. Left out: guidance during inversion.
     """
     match name:
         case "ddim":
@@ -93,13 +142,18 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
             return Method(name, InterPath(tolerance), paths=2)
         case "certified":
             found = Method(name, Certified(tolerance), guess="extrapolated", norm="picture", speculative_below=0.5)
-            return replace(found, solver=Chebyshev(), accelerate_above=0.4)
+            return replace(found, solver=Chebyshev(), accelerate_above=0.4, certify_below=CERTIFY_BELOW)
         case "aidi":
             return Method(name, IntraPath(tolerance), solver=Anderson(window=2))
-        case "renoise":
-            return Method(name, FixedIterations(iterations), solver=Averaging(first=2))
+        case "renoise" | "renoise-sd":
+            averaging = renoise(9 if name == "renoise" else 1)
+            return Method(name, Renoised(averaging), solver=averaging)
+        case "spdinv":
+            return Method(name, IntraPath(SPDINV_RMS), solver=GradientDescent(), max_iterations=25)
         case "easyinv":
             return Method(name, FixedIterations(1), blend=Blend())
+        case "easyinv-sdxl":
+            return Method(name, FixedIterations(1), blend=Blend(eta=0.8, start=0.85, length=0.1))
         case _:
             raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(get_args(MethodName))}")
 

@@ -34,7 +34,8 @@ def log_sigma_timesteps(alphas: Tensor, count: int) -> Tensor:
     first step starts from timestep 0, the last one ends at T − 1. Where levels lie so far apart that two steps would
     share one, the later takes the next.
     """
-    levels = torch.log(1 / alphas - 1).nan_to_num() / 2
+    alphas = alphas[alphas > 0]  # zero terminal SNR: the last level has no logarithm, and a step to it no inverse
+    levels = torch.log(1 / alphas - 1) / 2
     wanted = levels[0] + (levels[-1] - levels[0]) * torch.arange(1, count + 1) / count
     nearest = (levels - wanted[:, None]).abs().argmin(1).tolist()
     spare = len(alphas) - count
@@ -112,6 +113,12 @@ class Schedule:
             scheduler.set_timesteps(num_inference_steps)
             timesteps = scheduler.timesteps.cpu().long().flip(0)
             before = timesteps - config.num_train_timesteps // num_inference_steps
+        if int(timesteps[-1]) >= config.num_train_timesteps:
+            raise ValueError(
+                f"{num_inference_steps} {spacing} steps with steps_offset {config.steps_offset} end at "
+                f"timestep {int(timesteps[-1])}, and the model was trained up to {config.num_train_timesteps - 1}: "
+                f"use at most {num_inference_steps - 1} steps"
+            )
         alpha_prev = torch.where(before >= 0, alphas[before.clamp_min(0)], final)
         return cls.from_alphas(timesteps, alpha_prev, alphas[timesteps], config.prediction_type)
 
@@ -155,9 +162,11 @@ class Schedule:
     def rate(self) -> Tensor:
         """r (N,): the contraction rate of f for an ideal denoiser, r_t = ψ_t/√(1−ᾱ_t) = 1 − σ̃_{t-1}/σ̃_t.
 
-        NaN for flow, where none is known.
+        NaN where none is known: for flow, and for a step from zero noise, whose ratio 1 bounds nothing.
         """
-        return torch.full_like(self.psi, torch.nan) if self.prediction_type == "flow" else self.psi / self.noise
+        if self.prediction_type == "flow":
+            return torch.full_like(self.psi, torch.nan)
+        return torch.where(self.noise_prev > 0, self.psi / self.noise, torch.nan)
 
     @cached_property
     def level(self) -> Tensor:

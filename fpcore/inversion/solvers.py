@@ -16,6 +16,14 @@ from torch import Tensor
 Memory = tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a row stands: the iteration within its step, from 1, and the timestep the step leads to, each (B,)."""
+
+    iteration: Tensor
+    timestep: Tensor
+
+
 def where_row(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Choose whole rows: mask (B,), yes and no (B, …)."""
     return torch.where(mask.view(-1, *[1] * (no.ndim - 1)), yes, no)
@@ -29,7 +37,7 @@ class Solver(Protocol):
         ...
 
     def step(
-        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, at: Position, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """The next iterate from z and f(z)."""
         ...
@@ -51,16 +59,21 @@ class Picard:
         return ()
 
     def step(
-        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, at: Position, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """See Solver."""
-        del rate, fresh, iteration
+        del rate, fresh, at
         return (f if self.damping == 1 else torch.lerp(z, f, self.damping)), memory
 
     def result(self, f: Tensor, memory: Memory) -> Tensor:
         """See Solver."""
         del memory
         return f
+
+
+@dataclass(frozen=True)
+class GradientDescent(Picard):
+    """SPDInv's: descent on MSE(z, f(z)), which needs the network's gradient. ``fpcore.inversion.spdinv`` runs it."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +96,14 @@ class Chebyshev:
         return torch.zeros_like(z), z.new_ones(len(z))
 
     def step(
-        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, at: Position, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """See Solver."""
         before, omega = memory
         r = rate.nan_to_num(0.0).clamp(0, 0.999)
         width, centre = r * (1 + self.below), 2 - r * (1 - self.below)
         rho_squared = (width / centre) ** 2
-        omega = torch.where(iteration == 2, 1 / (1 - rho_squared / 2), 1 / (1 - rho_squared * omega / 4))
+        omega = torch.where(at.iteration == 2, 1 / (1 - rho_squared / 2), 1 / (1 - rho_squared * omega / 4))
         omega = torch.where(fresh, 1.0, omega)
         shape = (-1, *[1] * (z.ndim - 1))
         relaxed = (2 / centre).view(shape) * (f - z)
@@ -119,10 +132,10 @@ class Anderson:
         return history, history.clone(), z.new_zeros(len(z), dtype=torch.long), z.new_full((len(z),), torch.inf)
 
     def step(
-        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, at: Position, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """See Solver."""
-        del rate, iteration
+        del rate, at
         values, residuals, count, last = memory
         value, residual = f.flatten(1), (f - z).flatten(1)
         norm = residual.norm(dim=1)
@@ -151,25 +164,51 @@ class Anderson:
 
 
 @dataclass(frozen=True)
-class Averaging:
-    """ReNoise (Garibi et al. 2024): Picard iterates; the answer is the mean of f over the iterations from ``first`` on."""
+class Rounds:
+    """ReNoise's plan of a step: ``renoise`` + 1 evaluations, of which those from ``first`` to before ``end`` are averaged."""
 
-    first: int = 2
+    renoise: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """ReNoise (Garibi et al. 2024): plain iterates; the answer is the mean of f over a range of the evaluations.
+
+    ``early``: the plan of steps that lead below timestep ``early_below``; ``late``: of the others. A range that the step
+    never reaches is not averaged: its answer is the last f.
+    """
+
+    late: Rounds
+    early: Rounds
+    early_below: int = 250
+
+    def _plan(self, at: Position, name: str) -> Tensor:
+        """A number of the plan, (B,)."""
+        return torch.where(at.timestep < self.early_below, getattr(self.early, name), getattr(self.late, name))
+
+    def finished(self, at: Position) -> Tensor:
+        """(B,) bool: the step's last evaluation."""
+        return at.iteration > self._plan(at, "renoise")
 
     def init(self, z: Tensor) -> Memory:
         """See Solver: the mean so far and how many iterates it holds."""
         return torch.zeros_like(z), z.new_zeros(len(z))
 
     def step(
-        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, iteration: Tensor, memory: Memory
+        self, z: Tensor, f: Tensor, rate: Tensor, fresh: Tensor, at: Position, memory: Memory
     ) -> tuple[Tensor, Memory]:
         """See Solver."""
-        del z, rate
+        del z, rate, fresh
         mean, count = memory
-        restart = fresh | (iteration <= self.first)
-        count = torch.where(restart, 1, count + 1)
+        k = at.iteration - 1
+        first = self._plan(at, "first")
+        # before its range, the answer is f itself; after it, the mean that was found
+        count = torch.where(k <= first, 1, count + (k < self._plan(at, "end")))
+        kept = (k > first) & (k >= self._plan(at, "end"))
         weight = (1 / count).to(f.dtype).view(-1, *[1] * (f.ndim - 1))
-        return f, (where_row(restart, f, mean + weight * (f - mean)), count)
+        return f, (where_row(kept, mean, where_row(k <= first, f, mean + weight * (f - mean))), count)
 
     def result(self, f: Tensor, memory: Memory) -> Tensor:
         """See Solver."""

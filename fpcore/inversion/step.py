@@ -14,11 +14,13 @@ from torch import Tensor
 from fpcore.inversion.criteria import Measures, Status, certified_bound, rms
 from fpcore.inversion.methods import Method
 from fpcore.inversion.schedule import Schedule, per_row
-from fpcore.inversion.solvers import Anderson, Chebyshev, Memory, where_row
+from fpcore.inversion.solvers import Anderson, Chebyshev, Memory, Position, where_row
 
 MARGIN = 1.25
-"""The ratio of two residuals falls short of the contraction rate until they point where f contracts least."""
+"""What was seen of the contraction rate falls short of it until the iterates differ where f contracts least."""
 MAX_RATE_RATIO = 3.0
+RATE_FROM_ZERO_NOISE = 0.95
+"""The rate for accelerating a step that starts at zero noise (``set_alpha_to_one``), where r_t = 1 says nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class State:
     step: Tensor
     iteration: Tensor
     last: Tensor  # residual of the last iteration
+    z_before: Tensor  # (B, C, h, w): the iterate before, and f there
+    f_before: Tensor
     best: Tensor
     best_f: Tensor
     no_improvement: Tensor  # evaluations since the best
@@ -70,6 +74,7 @@ class Constants:
     phi: Tensor
     psi: Tensor
     rate: Tensor
+    solver_rate: Tensor  # what accelerated iteration reckons with, see ``RATE_FROM_ZERO_NOISE``
     level: Tensor
     weight: Tensor
     blend: Tensor | None
@@ -83,15 +88,14 @@ def constants(schedule: Schedule, method: Method, like: Tensor) -> Constants:
 
     n, blend = len(schedule), None
     if method.blend is not None:
-        share = torch.arange(1, n + 1) / n
-        inside = (share > method.blend.start) & (share < method.blend.stop)
-        blend = put(torch.where(inside, method.blend.eta, 1.0))
-    # The scale of the picture is z/a. Flow has no such scale at σ = 1 and is measured on the state.
-    picture = method.norm == "picture" and schedule.prediction_type != "flow"
-    weight = 1 / schedule.signal if picture else torch.ones(n)
+        step, of = torch.arange(n + 1, dtype=torch.float64), method.blend
+        inside = (step > of.start * n) & (step < (of.start + of.length) * n) & (step < n)
+        blend = put(torch.where(inside, of.eta, 1.0))
+    weight = 1 / schedule.signal if method.measures_picture(schedule) else torch.ones(n)
     there = schedule.to(like.device, like.dtype)
     phi, psi, rate = put(schedule.phi), put(schedule.psi), put(schedule.rate)
-    return Constants(there, phi, psi, rate, put(schedule.level), put(weight), blend)
+    solver_rate = rate if schedule.prediction_type == "flow" else rate.nan_to_num(RATE_FROM_ZERO_NOISE)
+    return Constants(there, phi, psi, rate, solver_rate, put(schedule.level), put(weight), blend)
 
 
 def _initial_guess(c: Constants, method: Method, s: State, step: Tensor) -> Tensor:
@@ -131,11 +135,12 @@ def _with_paths(first: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([first[:, None], first[:, None] + noise], 1)
 
 
-def _measure(z: Tensor, f: Tensor, s: State, c: Constants, plain: Tensor) -> tuple[Measures, Tensor]:
-    """The row measures and the contraction rate r = max(r_t, q̂), q̂ the ratio of successive residuals.
+def _measure(z: Tensor, f: Tensor, s: State, c: Constants) -> tuple[Measures, Tensor]:
+    """The row measures and the contraction rate r = max(r_t, q̂), q̂ from ‖f(z) − f(z')‖/‖z − z'‖ of two iterates.
 
     A denoiser that is deciding between two pictures contracts less than r_t says, and goes on so for some steps: q̂ is
-    remembered as a multiple of r_t, and slowly forgotten. Residuals of accelerated rows (not ``plain``) say nothing of it.
+    remembered as a multiple of r_t, and slowly forgotten. It is measured whatever the solver: of plain iterates it is the
+    ratio of successive residuals, and what an accelerated iteration leaves last is what f contracts least.
     """
     weight = c.weight[s.step]
     residuals = rms((f - z).flatten(0, 1)).to(z.dtype).view(f.shape[:2]) * weight[:, None]
@@ -143,11 +148,18 @@ def _measure(z: Tensor, f: Tensor, s: State, c: Constants, plain: Tensor) -> tup
     apart = [rms(f[:, 0] - f[:, k]).to(z.dtype) * weight for k in range(1, f.shape[1])]
     inter = torch.stack(apart).amax(0) if apart else torch.full_like(intra, torch.nan)
     known, fresh = c.rate[s.step], s.iteration == 0
-    # NaN for flow: there only the estimate counts, and at first is none
+    # No rate known (flow, a step from zero noise): there only the estimate counts, and at first is none
     unknown = torch.where(known.isnan(), 1.0, 0.0)
-    estimate = torch.where(fresh | ~plain, unknown, MARGIN * intra / s.last)
+    seen = rms(f[:, 0] - s.f_before).to(z.dtype) / rms(z[:, 0] - s.z_before).to(z.dtype)
+    estimate = torch.where(fresh, unknown, with_margin(seen))
     rate = torch.fmax(known * s.rate_ratio, estimate)
-    return Measures(intra, residuals.amax(1), inter, certified_bound(intra, rate), s.iteration + 1), rate
+    bound, t = certified_bound(intra, rate), c.schedule.timesteps[s.step]
+    return Measures(intra, residuals.amax(1), inter, bound, s.iteration + 1, t), rate
+
+
+def with_margin(seen: Tensor) -> Tensor:
+    """A contraction rate (B,) to rely on where ``seen`` was measured: ``MARGIN`` on it, or on 1 − it where that is less."""
+    return torch.minimum(MARGIN * seen, 1 - (1 - seen) / MARGIN)
 
 
 def _plain(rate: Tensor, method: Method) -> Tensor:
@@ -157,7 +169,7 @@ def _plain(rate: Tensor, method: Method) -> Tensor:
     return torch.ones_like(rate, dtype=torch.bool)
 
 
-def _verdict(method: Method, m: Measures, finite: Tensor, s: State) -> Tensor:
+def _verdict(method: Method, m: Measures, rate: Tensor, finite: Tensor, s: State) -> Tensor:
     """Status (B,) of each row after this evaluation; ``s`` already counts it in ``best``, ``stale`` and ``turns``."""
     status = torch.full_like(m.iteration, Status.RUNNING)
     judged = method.criterion.reached != Status.COMPLETED
@@ -172,7 +184,8 @@ def _verdict(method: Method, m: Measures, finite: Tensor, s: State) -> Tensor:
         status = torch.where(m.iteration >= method.max_iterations, Status.MAX_ITERATIONS, status)
         status = torch.where(stuck, why, status)
     status = torch.where(diverging, Status.DIVERGING, status)
-    status = torch.where(method.criterion.met(m) & ~(diverging & (not judged)), method.criterion.reached, status)
+    reached = torch.where(rate > method.certify_below, Status.UNCERTIFIED, method.criterion.reached)
+    status = torch.where(method.criterion.met(m) & ~(diverging & (not judged)), reached, status)
     return torch.where(finite, status, Status.NONFINITE)
 
 
@@ -185,18 +198,19 @@ def take_step(s: State, output: Tensor, c: Constants, method: Method) -> tuple[S
     # f(z_t) = φ_t z_{t-1} + ψ_t d(z_t, t)   [paper Eq. 3]
     f = (per_row(c.phi[s.step], s.base) * s.base)[:, None] + per_row(c.psi[s.step], s.z) * d
     iteration = s.iteration + 1
-    known = c.rate[s.step]
-    plain = _plain(known, method)
-    m, rate = _measure(s.z, f, s, c, plain)
+    reckoned = c.solver_rate[s.step]
+    plain = _plain(reckoned, method)
+    m, rate = _measure(s.z, f, s, c)
     watched = m.inter if method.criterion.paths > 1 else m.intra
     finite = f.flatten(1).isfinite().all(1) & m.intra.isfinite()
 
     fresh = s.iteration == 0
-    r, first, at = (x.repeat_interleave(k) for x in (known, fresh, iteration))
+    r, first = (x.repeat_interleave(k) for x in (reckoned, fresh))
+    at = Position(iteration.repeat_interleave(k), c.schedule.timesteps[step])
     following, memory = method.solver.step(flat, f.flatten(0, 1), r, first, at, s.memory)
     following = following.view_as(f)
     if method.accelerate_above > 0:
-        following = where_row(known <= method.accelerate_above, f, following)
+        following = where_row(reckoned <= method.accelerate_above, f, following)
     ends = method.solver.result(f.flatten(0, 1), memory).view_as(f)
     end = ends.mean(1) if method.combine == "mean" else ends[:, 0]
 
@@ -214,19 +228,19 @@ def take_step(s: State, output: Tensor, c: Constants, method: Method) -> tuple[S
         sign_changes=torch.where(stuck, 0, s.sign_changes + ((rising != s.rising) & ~fresh).long()),
         cautious=s.cautious | stuck,
     )
-    status = _verdict(method, m, finite, counted)
+    status = _verdict(method, m, rate, finite, counted)
     unconfirmed = s.speculative & finite & (status != method.criterion.reached)
     status = torch.where(unconfirmed, Status.RUNNING, status)
     done = status != Status.RUNNING
     answer = where_row(status >= Status.MAX_ITERATIONS, counted.best_f, end)
-    if c.blend is not None:
-        answer = torch.lerp(s.base, answer, per_row(c.blend[s.step], answer).expand_as(answer))
     after = _move_on(counted, done, answer, d[:, 0], c, method)
     after = replace(
         after,
         z=where_row(done, after.z, following),
         iteration=torch.where(done, 0, iteration),
         last=torch.where(done, torch.inf, m.intra if method.criterion.paths == 1 else watched),
+        z_before=s.z[:, 0],
+        f_before=f[:, 0],
         rising=rising & ~done,
         rate_ratio=_remembered(s.rate_ratio, rate / c.rate[s.step], done),
         memory=memory,
@@ -235,8 +249,8 @@ def take_step(s: State, output: Tensor, c: Constants, method: Method) -> tuple[S
         predicted = _predict_bound(s, c, method, m)
         after = _take_speculative(after, done & (predicted < method.speculative_below * method.tolerance), c, method)
         after = _roll_back(s, after, unconfirmed)
-    dtype = m.intra.dtype
-    return after, Verdicts(status.to(dtype), m.intra, m.inter, m.bound, rate, after.step.to(dtype))
+    dtype, bound = m.intra.dtype, torch.where(rate > method.certify_below, torch.inf, m.bound)
+    return after, Verdicts(status.to(dtype), m.intra, m.inter, bound, rate, after.step.to(dtype))
 
 
 def _take_speculative(s: State, chosen: Tensor, c: Constants, method: Method) -> State:
@@ -278,7 +292,10 @@ def _remembered(rate_ratio: Tensor, seen: Tensor, done: Tensor) -> Tensor:
 def _move_on(s: State, done: Tensor, answer: Tensor, d: Tensor, c: Constants, method: Method) -> State:
     """Rows that are done take their next step: z_t becomes z_{t-1}, and a new guess is made."""
     step = torch.where(done, s.step + 1, s.step)
-    base = where_row(done, answer, s.base)
+    start = answer
+    if c.blend is not None:  # EasyInv: the step to come starts between here and where this one started
+        start = torch.lerp(s.base, answer, per_row(c.blend[step], answer).expand_as(answer))
+    base = where_row(done, start, s.base)
     moved = replace(
         s,
         base=base,
@@ -288,7 +305,7 @@ def _move_on(s: State, done: Tensor, answer: Tensor, d: Tensor, c: Constants, me
         level_before=torch.where(done, s.level, s.level_before),
         step=step,
     )
-    guess = _initial_guess(c, method, moved, step.clamp_max(len(c.schedule) - 1))
+    guess = answer if c.blend is not None else _initial_guess(c, method, moved, step.clamp_max(len(c.schedule) - 1))
     return replace(
         moved,
         z=_with_paths(guess, s.noise),
@@ -311,6 +328,7 @@ def empty_state(like: Tensor, slots: int, method: Method) -> State:
     return State(
         z=z, base=base, direction=base.clone(), direction_before=base.clone(), level=never, level_before=never.clone(),
         anchor=base.clone(), speculative=none, noise=z[:, 1:].clone(), step=count, iteration=count.clone(), last=value,
+        z_before=base.clone(), f_before=base.clone(),
         best=value.clone(), best_f=base.clone(), no_improvement=count.clone(), sign_changes=count.clone(),
         rising=none.clone(), cautious=none.clone(), rate_ratio=torch.ones_like(value),
         memory=method.solver.init(z.flatten(0, 1)),

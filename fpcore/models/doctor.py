@@ -88,8 +88,8 @@ def _measure(model: Model, rows: int) -> DoctorReport:
     row_seconds = _seconds(model, lambda: _predict(model, condition, rows)) / rows
     free = free_memory(model.device)
     parts = {"unet": model.unet, "vae": model.vae}
-    parts |= {f"text_encoder{'_2' if i else ''}": encoder for i, encoder in enumerate(model.text_encoders)}
-    alpha = float(model.scheduler.alphas_cumprod[-1])
+    parts |= {f"text_encoder{f'_{i + 1}' if i else ''}": encoder for i, encoder in enumerate(model.text_encoders)}
+    alpha = 0.0 if model.is_flow else float(model.scheduler.alphas_cumprod[-1])
     snr = alpha / (1 - alpha)
     return DoctorReport(
         model=model.name,
@@ -99,7 +99,7 @@ def _measure(model: Model, rows: int) -> DoctorReport:
         dtype=str(model.dtype).removeprefix("torch."),
         parameters={name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         image_size=model.image_size,
-        prediction_type=model.scheduler.config.prediction_type,
+        prediction_type="flow" if model.is_flow else model.scheduler.config.prediction_type,
         terminal_snr=snr,
         weights_bytes=sum(p.numel() * p.element_size() for part in parts.values() for p in part.parameters()),
         row_bytes=row_bytes,

@@ -11,34 +11,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 
+CLIP_TOKENIZERS, T5_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast"), ("T5Tokenizer", "T5TokenizerFast")
 ALLOWED_CLASSES: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
+    "transformer": ("SD3Transformer2DModel", "FluxTransformer2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny", "SpaceToDepth"),
-    "text_encoder": ("CLIPTextModel",),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": tuple(DDIMScheduler._compatibles),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection", "T5EncoderModel"),
+    "text_encoder_3": ("T5EncoderModel",),
+    "tokenizer": CLIP_TOKENIZERS,
+    "tokenizer_2": (*CLIP_TOKENIZERS, *T5_TOKENIZERS),
+    "tokenizer_3": T5_TOKENIZERS,
+    "scheduler": (*DDIMScheduler._compatibles, FlowMatchEulerDiscreteScheduler.__name__),
 }
 """The components Fixpoint loads and the classes each may have."""
 
 CONFIG_FILE = {
     "unet": "config.json",
+    "transformer": "config.json",
     "vae": "config.json",
     "text_encoder": "config.json",
     "text_encoder_2": "config.json",
+    "text_encoder_3": "config.json",
     "tokenizer": "tokenizer_config.json",
     "tokenizer_2": "tokenizer_config.json",
+    "tokenizer_3": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
 WEIGHT_STEM = {
     "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "text_encoder_3": "model",
 }
 TOKENIZER_FILES = (
     "vocab.json",
@@ -99,7 +108,7 @@ def read_layout(folder: Path, variant: str | None = None) -> Layout:
     """Check a folder in diffusers layout and list what to load from it.
 
     Args:
-        folder: holds unet, vae, text_encoder, tokenizer, scheduler (SDXL: text_encoder_2, tokenizer_2 too).
+        folder: holds unet (or transformer), vae, text_encoder, tokenizer, scheduler (SDXL: text_encoder_2, tokenizer_2 too).
         variant: which weight files, as in ``diffusion_pytorch_model.fp16.safetensors``; None for the plain names.
 
     Raises:
@@ -107,7 +116,8 @@ def read_layout(folder: Path, variant: str | None = None) -> Layout:
         ValueError: not a model in diffusers layout, or files missing.
     """
     names = [name for name in ALLOWED_CLASSES if (folder / name).is_dir()]
-    missing = [name for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if name not in names]
+    network = "transformer" if "transformer" in names else "unet"
+    missing = [name for name in (network, "vae", "text_encoder", "tokenizer", "scheduler") if name not in names]
     if missing:
         raise ValueError(_explain_missing(folder, missing))
     _refuse_code(folder)
@@ -194,7 +204,7 @@ def _read_component(folder: Path, name: str, variant: str | None) -> Component:
     if (part / "adapter_config.json").exists():
         raise UnsafeModelError(f"{name}/adapter_config.json makes the loader fetch another model: merge the adapter")
     if name.startswith("tokenizer"):
-        return Component(part, class_name, config, _tokenizer_files(part))
+        return Component(part, class_name, config, _tokenizer_files(part, class_name))
     if name == "scheduler" or class_name == "SpaceToDepth":
         return Component(part, class_name, config, (config_file,))
     weights = find_weights(part, WEIGHT_STEM[name], variant)
@@ -211,9 +221,11 @@ def _class_name(name: str, config: dict[str, Any]) -> object:
     return config.get("_class_name")
 
 
-def _tokenizer_files(part: Path) -> tuple[Path, ...]:
+def _tokenizer_files(part: Path, class_name: str) -> tuple[Path, ...]:
     files = tuple(part / name for name in TOKENIZER_FILES if (part / name).is_file())
     names = {file.name for file in files}
+    if class_name in T5_TOKENIZERS and "tokenizer.json" not in names:  # spiece.model is no text, and is not opened
+        raise ValueError(f"{part} has no tokenizer.json: save it once with transformers' T5TokenizerFast")
     if not ({"vocab.json", "merges.txt"} <= names or "tokenizer.json" in names):
         raise ValueError(f"{part} has no vocabulary: vocab.json and merges.txt, or tokenizer.json")
     return files

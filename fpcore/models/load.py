@@ -11,18 +11,22 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from huggingface_hub import snapshot_download
+from packaging.version import InvalidVersion, Version
 
 from fpcore.models.codec import SpaceToDepth
 from fpcore.models.compiled import Compiled
-from fpcore.models.layout import TOKENIZER_FILES, WEIGHT_STEM, Component, Layout, read_layout
+from fpcore.models.flow import FlowScheduler
+from fpcore.models.layout import T5_TOKENIZERS, TOKENIZER_FILES, WEIGHT_STEM, Component, Layout, read_layout
 from fpcore.models.memory import Attention, place, set_attention
-from fpcore.models.model import Family, Model
+from fpcore.models.model import FLOW_FAMILIES, Family, Model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUILTIN = Path(__file__).parents[1] / "builtin"
 """Where the shipped models lie. A path, because how they are trained (``fpcore.builtin``) needs this room, not this that."""
+UNFED = ("time_cond_proj_dim", "class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type")
+"""Settings by which a UNet takes conditions beside text and time. Left unfed it would answer, and wrongly."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -42,8 +46,9 @@ def load_model(
     cpu_offload: bool = False,
     compile: bool = False,
     timestep_spacing: str | None = None,
+    steps_offset: int | None = None,
 ) -> Model:
-    """Load Stable Diffusion 1.x, 2.x, XL or a built-in model.
+    """Load Stable Diffusion 1.x, 2.x, XL, 3.x, FLUX.1 or a built-in model.
 
     Args:
         pretrained_model_name_or_path: ``builtin:haze``, ``builtin:scenes``, a folder in diffusers layout, or a hub id.
@@ -59,6 +64,7 @@ def load_model(
         vae_tiling: encode and decode large pictures in overlapping tiles.
         cpu_offload: keep each component in main memory except while it computes; needs a GPU.
         compile: compile the UNet for each batch shape it meets; minutes at the start, for long runs.
+        steps_offset: added to leading timesteps; None is the model's own, and 1 for Stable Diffusion 1 and 2.
         timestep_spacing: trailing, leading, linspace or log-sigma instead of the one that the model's scheduler names.
 
     Raises:
@@ -78,9 +84,14 @@ def load_model(
     unet_dtype = pick_dtype(torch_dtype, torch.float16 if target.type == "cuda" and family != "builtin" else None)
     text_dtype = pick_dtype(text_encoder_dtype, unet_dtype)
     components = layout.components
-    unet = _load_diffusers(components["unet"], variant, unet_dtype)
+    if family in FLOW_FAMILIES and (compile or attention != "sdpa"):
+        raise ValueError(f"{family} runs with attention=sdpa and without compile only")
+    unet = _load_diffusers(components["transformer" if family in FLOW_FAMILIES else "unet"], variant, unet_dtype)
     vae = _load_vae(components["vae"], variant, pick_dtype(vae_dtype, torch.float32), vae_slicing, vae_tiling)
-    encoders = [_load_text_encoder(components[f"text_encoder{i}"], variant, text_dtype) for i in _suffixes(family)]
+    encoders = [
+        _load_text_encoder(components[f"text_encoder{i}"], variant, text_dtype) for i in _suffixes(family, layout)
+    ]
+    _modernise(unet, family)
     set_attention(unet, attention)
     place([unet, vae, *encoders], target, cpu_offload)
     return Model(
@@ -89,8 +100,12 @@ def load_model(
         unet=Compiled(unet) if compile else unet,
         vae=vae,
         text_encoders=tuple(encoders),
-        tokenizers=tuple(_load_tokenizer(components[f"tokenizer{i}"]) for i in _suffixes(family)),
-        scheduler=_load_scheduler(components["scheduler"], timestep_spacing),
+        tokenizers=tuple(_load_tokenizer(components[f"tokenizer{i}"]) for i in _suffixes(family, layout)),
+        scheduler=(
+            _load_flow_scheduler(components["scheduler"], family)
+            if family in FLOW_FAMILIES
+            else _load_scheduler(components["scheduler"], family, timestep_spacing, steps_offset)
+        ),
         device=target,
         digest=layout.digest(),
         zero_null_text=family == "sdxl" and bool(layout.index.get("force_zeros_for_empty_prompt", True)),
@@ -135,7 +150,7 @@ def hub_files(variant: str | None) -> list[str]:
     """Patterns of the files worth fetching; neither pickle nor code is among them."""
     infix = f".{variant}" if variant else ""
     patterns = ["model_index.json", "scheduler/scheduler_config.json"]
-    patterns += [f"{part}/{file}" for part in ("tokenizer", "tokenizer_2") for file in TOKENIZER_FILES]
+    patterns += [f"{part}/{file}" for part in ("tokenizer", "tokenizer_2", "tokenizer_3") for file in TOKENIZER_FILES]
     for part, stem in WEIGHT_STEM.items():
         names = ("config.json", f"{stem}{infix}.safetensors", f"{stem}.safetensors.index{infix}.json")
         shards = (f"{stem}-*-of-*{infix}.safetensors", f"{stem}{infix}-*-of-*.safetensors")
@@ -149,20 +164,48 @@ def detect_family(layout: Layout) -> Family:
     Raises:
         ValueError: a UNet that Fixpoint cannot drive (inpainting, upscaling, a refiner, image conditions …).
     """
+    if "transformer" in layout.components:
+        return _flow_family(layout)
+    if layout.components["scheduler"].class_name == FlowMatchEulerDiscreteScheduler.__name__:
+        raise ValueError("a UNet with a flow-matching scheduler is no model that Fixpoint knows")
     unet = layout.components["unet"].config
     if unet.get("in_channels", 4) != unet.get("out_channels", 4):
         raise ValueError("this UNet takes more than noise and text (inpainting, upscaling, depth); use the base model")
+    unfed = [name for name in UNFED if unet.get(name)]
+    if unfed:
+        raise ValueError(
+            f"this UNet wants conditions that Fixpoint does not feed ({', '.join(unfed)}; a distilled LCM, an unCLIP or an "
+            "upscaling model?): use the model it was made from"
+        )
     added = unet.get("addition_embed_type")
     if added == "text_time":
         missing = {"text_encoder_2", "tokenizer_2"} - layout.components.keys()
         if missing:
             raise ValueError(f"an SDXL model without {', '.join(sorted(missing))}; it is incomplete")
         return "sdxl"
-    if added is not None or unet.get("class_embed_type") or unet.get("encoder_hid_dim_type"):
+    if added is not None:
         raise ValueError("this UNet needs conditions other than text; use Stable Diffusion 1.x, 2.x or XL")
     if layout.components["vae"].class_name == "SpaceToDepth":
         return "builtin"
     return "sd2" if unet.get("use_linear_projection") else "sd1"
+
+
+def _flow_family(layout: Layout) -> Family:
+    """SD 3 or FLUX, by the transformer's class and what it takes."""
+    network, parts = layout.components["transformer"], layout.components.keys()
+    family: Family = "sd3" if network.class_name == "SD3Transformer2DModel" else "flux"
+    channels = network.config.get("in_channels", 16 if family == "sd3" else 64)
+    if (network.config.get("out_channels") or channels) != channels:
+        raise ValueError("this transformer takes more than noise and text (fill, control, redux); use the base model")
+    needed = {"text_encoder_2", "tokenizer_2"}
+    if "text_encoder_3" in parts:
+        needed.add("tokenizer_3")
+    missing = needed - parts
+    if missing:
+        raise ValueError(f"a model of the {family} family without {', '.join(sorted(missing))}; it is incomplete")
+    if layout.components["scheduler"].class_name != FlowMatchEulerDiscreteScheduler.__name__:
+        raise ValueError(f"a model of the {family} family needs a FlowMatchEulerDiscreteScheduler")
+    return family
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -184,8 +227,11 @@ def pick_dtype(dtype: str | torch.dtype, auto: torch.dtype | None) -> torch.dtyp
     return choices[dtype]
 
 
-def _suffixes(family: Family) -> tuple[str, ...]:
-    return ("", "_2") if family == "sdxl" else ("",)
+def _suffixes(family: Family, layout: Layout) -> tuple[str, ...]:
+    """Of the text encoders and tokenizers."""
+    if family == "sd3" and "text_encoder_3" in layout.components:
+        return ("", "_2", "_3")
+    return ("", "_2") if family in ("sdxl", *FLOW_FAMILIES) else ("",)
 
 
 def _load_diffusers(component: Component, variant: str | None, dtype: torch.dtype) -> Any:
@@ -231,16 +277,49 @@ def _load_text_encoder(component: Component, variant: str | None, dtype: torch.d
 
 
 def _load_tokenizer(component: Component) -> Any:
+    names: Any = transformers
+    kind = names.T5TokenizerFast if component.class_name in T5_TOKENIZERS else names.CLIPTokenizer
     with _plain_errors(component):
-        return transformers.CLIPTokenizer.from_pretrained(component.folder, local_files_only=True)
+        return kind.from_pretrained(component.folder, local_files_only=True)
 
 
-def _load_scheduler(component: Component, timestep_spacing: str | None) -> DDIMScheduler:
-    """DDIM with the model's own noise schedule, offsets and prediction type; never clipping, which has no inverse."""
+def _load_scheduler(
+    component: Component, family: Family, timestep_spacing: str | None, steps_offset: int | None
+) -> DDIMScheduler:
+    """DDIM with the model's own noise schedule and prediction type; never clipping, which has no inverse.
+
+    For Stable Diffusion 1 and 2 ``steps_offset`` is 1 whatever an old configuration says, as diffusers' pipeline has it.
+    """
     loader: Any = DDIMScheduler
-    own = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
-    scheduler: DDIMScheduler = loader.from_config(component.config, clip_sample=False, thresholding=False, **own)
+    changed: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+    if timestep_spacing is not None:
+        changed["timestep_spacing"] = timestep_spacing
+    if steps_offset is not None:
+        changed["steps_offset"] = steps_offset
+    elif family in ("sd1", "sd2"):
+        changed["steps_offset"] = 1
+    scheduler: DDIMScheduler = loader.from_config(component.config, **changed)
     return scheduler
+
+
+def _load_flow_scheduler(component: Component, family: Family) -> FlowScheduler:
+    """The model's own flow-matching scheduler; never stochastic, which has no inverse."""
+    loader: Any = FlowMatchEulerDiscreteScheduler
+    scheduler = loader.from_config(component.config, stochastic_sampling=False)
+    return FlowScheduler(scheduler, evenly=family == "flux", tokens=scheduler.config.max_image_seq_len)
+
+
+def _modernise(unet: Any, family: Family) -> None:
+    """Configurations from before diffusers 0.9 give Stable Diffusion's latents as 32 wide; its pipeline reads 64."""
+    if family not in ("sd1", "sd2"):
+        return
+    size = unet.config.sample_size
+    try:
+        old = Version(str(unet.config.get("_diffusers_version"))) < Version("0.9.0.dev0")
+    except InvalidVersion:
+        return
+    if old and isinstance(size, int) and size < 64:
+        unet.register_to_config(sample_size=64)
 
 
 @contextmanager

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fpcore.models.flow import PATCH, T5_LENGTH, FlowScheduler, embed_sd3, predict_flux, predict_sd3
+
 log = logging.getLogger(__name__)
-Family = Literal["builtin", "sd1", "sd2", "sdxl"]
+Family = Literal["builtin", "sd1", "sd2", "sdxl", "sd3", "flux"]
+FLOW_FAMILIES: tuple[Family, ...] = ("sd3", "flux")
+"""Rectified flow: a transformer that predicts a velocity; ``Model.unet`` is that transformer."""
 MAX_CACHED_PROMPTS = 512
 VAE_PIXELS = 8 * 512 * 512
 """Pixels that go through a VAE at once: it keeps its GPU busy with few, and takes gigabytes for more."""
@@ -23,44 +27,51 @@ class Condition:
 
     Args:
         embeddings: (B, L, D) hidden states of the text encoder(s), fp32.
-        pooled: (B, P) pooled text embedding; SDXL only.
+        pooled: (B, P) pooled text embedding; SDXL, SD 3 and FLUX.
         time_ids: (B, 6) original height and width, crop top and left, target height and width in pixels; SDXL only.
+        guidance: (B,) the guidance that a distilled FLUX is told; 1 unless said otherwise (``guided``).
     """
 
     embeddings: Tensor
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        return Condition(*(None if part is None else change(part) for part in self._parts()))  # type: ignore[arg-type]
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.embeddings, self.pooled, self.time_ids, self.guidance
+
     def rows(self, index: Tensor) -> Condition:
         """The rows ``index`` (long indices or a boolean mask), in that order."""
-        pooled = None if self.pooled is None else self.pooled[index]
-        return Condition(self.embeddings[index], pooled, None if self.time_ids is None else self.time_ids[index])
+        return self._each(lambda part: part[index])
 
     def repeat(self, n: int) -> Condition:
         """All rows n times over: a single prompt for a batch of n."""
         return self.cat([self] * n)
 
+    def guided(self, scale: float) -> Condition:
+        """The same under another embedded guidance, where the model was distilled with one."""
+        return self if self.guidance is None else replace(self, guidance=torch.full_like(self.guidance, scale))
+
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
         """The rows of several conditions of the same model, one after the other."""
-        pooled = [c.pooled for c in conditions if c.pooled is not None]
-        time_ids = [c.time_ids for c in conditions if c.time_ids is not None]
-        return Condition(
-            torch.cat([c.embeddings for c in conditions]),
-            torch.cat(pooled) if pooled else None,
-            torch.cat(time_ids) if time_ids else None,
-        )
+        columns = zip(*(c._parts() for c in conditions), strict=True)
+        joined = ([part for part in column if part is not None] for column in columns)
+        return Condition(*(torch.cat(parts) if parts else None for parts in joined))  # type: ignore[arg-type]
 
     def lerp(self, other: Condition, weight: Tensor | float) -> Condition:
-        """(1 − w) · self + w · other, w a number or one per row (B,). Time ids stay this condition's."""
+        """(1 − w) · self + w · other, w a number or one per row (B,). Time ids and guidance stay this condition's."""
         w = torch.as_tensor(weight, dtype=self.embeddings.dtype, device=self.embeddings.device)
         embeddings = torch.lerp(self.embeddings, other.embeddings, w.view(-1, 1, 1))
         if self.pooled is None or other.pooled is None:
-            return Condition(embeddings, self.pooled, self.time_ids)
-        return Condition(embeddings, torch.lerp(self.pooled, other.pooled, w.view(-1, 1)), self.time_ids)
+            return replace(self, embeddings=embeddings)
+        return replace(self, embeddings=embeddings, pooled=torch.lerp(self.pooled, other.pooled, w.view(-1, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +81,7 @@ class Model:
     Args:
         name: as the user gave it.
         family: which layout and conditioning it has.
-        scheduler: a ``DDIMScheduler`` with the model's own noise schedule; see ``fpcore.inversion.schedule``.
+        scheduler: a ``DDIMScheduler`` or ``FlowScheduler`` with the model's own noise schedule; see ``scheduler_for``.
         device: where ``predict`` computes.
         digest: SHA-256 (hex) of the files it was loaded from.
         zero_null_text: SDXL's ``force_zeros_for_empty_prompt``: the null text "" is embedded as zeros.
@@ -104,6 +115,8 @@ class Model:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels that the model was trained at."""
+        if self.family == "flux":  # its transformer takes any size, and the VAE's is the one it was trained at
+            return int(self.vae.config.sample_size), int(self.vae.config.sample_size)
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.scale_factor, width * self.scale_factor
@@ -116,7 +129,26 @@ class Model:
         """
         if height % self.scale_factor or width % self.scale_factor:
             raise ValueError(f"{width}×{height} is no multiple of {self.scale_factor} pixels: pad the picture first")
-        return int(self.unet.config.in_channels), height // self.scale_factor, width // self.scale_factor
+        channels = int(self.unet.config.in_channels)
+        if self.family == "flux":
+            channels //= PATCH**2
+        return channels, height // self.scale_factor, width // self.scale_factor
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether this is a rectified-flow model."""
+        return self.family in FLOW_FAMILIES
+
+    @property
+    def guidance_distilled(self) -> bool:
+        """Whether guidance is told to the network instead of being computed from two evaluations."""
+        return self.family == "flux" and bool(self.unet.config.guidance_embeds)
+
+    def scheduler_for(self, latents: Tensor) -> Any:
+        """The scheduler for latents (…, h, w): in FLUX and SD 3.5 the spacing depends on the size of the picture."""
+        if isinstance(self.scheduler, FlowScheduler):
+            return self.scheduler.sized(latents.shape[-2], latents.shape[-1])
+        return self.scheduler
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] → latents (B, C, h, w) fp32: the posterior's mean, in the UNet's scale."""
@@ -194,6 +226,10 @@ class Model:
         return Condition(condition.embeddings, condition.pooled, time_ids.expand(len(prompts), -1))
 
     def _embed(self, prompt: str) -> Condition:
+        if self.family == "sd3":
+            return self._embed_sd3(prompt)
+        if self.family == "flux":
+            return self._embed_flux(prompt)
         if self.family != "sdxl":
             output = self.text_encoders[0](**self._tokens(0, prompt))
             return Condition(output[0].to(self.device, torch.float32))
@@ -206,8 +242,22 @@ class Model:
             embeddings, pooled = torch.zeros_like(embeddings), torch.zeros_like(pooled)
         return Condition(embeddings, pooled)
 
+    def _embed_sd3(self, prompt: str) -> Condition:
+        clip = [self.text_encoders[i](**self._tokens(i, prompt), output_hidden_states=True) for i in (0, 1)]
+        t5 = self.text_encoders[2](**self._tokens(2, prompt))[0] if len(self.text_encoders) > 2 else None
+        embeddings, pooled = embed_sd3(clip, t5, self.unet.config.joint_attention_dim)
+        return Condition(embeddings.to(self.device), pooled.to(self.device))
+
+    def _embed_flux(self, prompt: str) -> Condition:
+        """FLUX: CLIP's pooled output and T5's states."""
+        pooled = self.text_encoders[0](**self._tokens(0, prompt)).pooler_output.to(self.device, torch.float32)
+        words = self.text_encoders[1](**self._tokens(1, prompt))[0].to(self.device, torch.float32)
+        return Condition(words, pooled, guidance=torch.ones(1, device=self.device) if self.guidance_distilled else None)
+
     def prompt_length(self, which: int = 0) -> int:
         """Tokens a prompt may have, begin and end marks included."""
+        if self.is_flow and which == len(self.tokenizers) - 1 and which > (self.family == "sd3"):
+            return T5_LENGTH[self.family]
         positions: int = self.text_encoders[which].config.max_position_embeddings
         return min(positions, int(self.tokenizers[which].model_max_length))
 
@@ -223,13 +273,15 @@ class Model:
         return {name: torch.tensor([encoded[name]], device=self.device) for name in names}
 
     def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The UNet's raw output (ε, v or x0, as the scheduler's prediction type says), fp32, of z's shape.
+        """The network's raw output (ε, v or x0, as the scheduler's prediction type says, or velocity), fp32, of z's shape.
 
         Args:
             z: latents (B, C, h, w), fp32; cast to the UNet's dtype.
             t: (B,) long, a timestep per row.
             condition: B rows.
         """
+        if self.is_flow:
+            return self._velocity(z, t, condition)
         added = None
         if condition.pooled is not None and condition.time_ids is not None:
             added = {"text_embeds": condition.pooled.to(self.dtype), "time_ids": condition.time_ids.to(self.dtype)}
@@ -241,3 +293,11 @@ class Model:
             return_dict=False,
         )[0]
         return output.float()
+
+    def _velocity(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        assert condition.pooled is not None
+        z, text, pooled = (x.to(self.dtype) for x in (z, condition.embeddings, condition.pooled))
+        if self.family == "sd3":
+            return predict_sd3(self.unet, z, t, text, pooled).float()
+        guidance = None if condition.guidance is None else condition.guidance.to(self.dtype)
+        return predict_flux(self.unet, z, t, text, pooled, guidance).float()

@@ -7,6 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpcore.models.flow import PATCH
 from fpcore.models.model import Model
 
 LONGEST_SIDE = 2.0
@@ -48,6 +49,8 @@ def crop(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def size_multiple(model: Model) -> int:
-    """Pixels that a side must be a multiple of: the VAE's factor times the UNet's (64 for SD 1 and 2, 32 for SDXL)."""
+    """Pixels that a side must be a multiple of: the VAE's factor times the UNet's (64 for SD 1 and 2, 32 for SDXL, 16 for flow)."""
+    if model.is_flow:
+        return model.scale_factor * PATCH
     levels = len(model.unet.config.block_out_channels)
     return model.scale_factor * int(2 ** (levels - 1))

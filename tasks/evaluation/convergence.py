@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, get_args
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from fpcore.inversion import convergence as analysis
@@ -22,11 +23,11 @@ from fpcore.inversion.noise_schedules import NoiseSchedule, schedule_at_levels_o
 from fpcore.inversion.schedule import Schedule, TimestepSpacing
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from tasks.evaluation.convergence_figures import figures
+from tasks.evaluation.convergence_figures import TABLE_OF, draw
 from tasks.photos.decode import PhotoLimits, model_input
 from tasks.photos.sources import list_photos
 from tasks.shard.load import load
-from tasks.store.objects import open_store
+from tasks.store.objects import Store, open_store
 from tasks.store.planned import PlannedPhoto
 
 log = logging.getLogger(__name__)
@@ -52,36 +53,50 @@ def analyze(
     photos: int = 8,
     seed: int = 0,
     prompt: str = "haze",
+    on_progress: Callable[[str], None] = log.info,
 ) -> dict[str, Any]:
     """Measure convergence on the first ``photos`` photographs of ``source`` and write to ``output``.
 
     ``analysis.parquet``: one row per measurement; the column ``analysis`` says which (contraction, paths, curves,
     sensitivity) and with it which columns are filled. ``*.png`` and ``*.svg``: the figures. ``prompt`` is what guidance
-    with w > 1 leads to; everything else is inverted without text. ``source`` and ``output``: folders or object-store
+    with w > 1 leads to; everything else is inverted without text. Each figure is written when its measurements are there, and
+    ``on_progress`` is told in a line. ``source`` and ``output``: folders or object-store
     URLs. Returns counts and the objects written. Raises ValueError if no photograph can be read.
     """
     if photos < 1:
         raise ValueError(f"photos must be at least 1, not {photos}")
     model = load_model(pretrained_model_name_or_path)
-    keys, pixels = _read(source, output, photos, model.image_size)
+    keys, pixels = read_pictures(source, output, photos, model.image_size)
+    store, written = open_store(output), list[str]()
+
+    def keep(name: str, table: str, columns: Columns) -> None:
+        written.extend(put_figure(store, name, draw(name, columns)))
+        on_progress(f"{table}: {output.rstrip('/')}/{name}.png")
+
+    on_progress(f"{len(keys)} photographs, {num_inference_steps} steps: exact inversion")
     study = _Study(model, model.encode(pixels * 2 - 1), num_inference_steps, seed, prompt)
-    tables = {
-        "contraction": study.contraction(),
-        "paths": study.paths(),
-        "curves": study.curves(),
-        "sensitivity": study.sensitivity(),
-    }
-    store = open_store(output)
+    tables: dict[str, Columns] = {}
+    measures = {"curves": study.curves, "paths": study.paths, "contraction": study.contraction,
+                "sensitivity": study.sensitivity}  # fmt: skip
+    for table, measure in measures.items():
+        on_progress(f"{table}: measuring")
+        tables[table] = measure()
+        for name in (name for name, of in TABLE_OF.items() if of == table):
+            keep(name, table, tables[table])
     store.put("analysis.parquet", _parquet(tables, keys, model))
-    written = ["analysis.parquet"]
-    for name, figure in figures(tables).items():
-        for kind in ("png", "svg"):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-            store.put(f"{name}.{kind}", buffer.getvalue())
-            written.append(f"{name}.{kind}")
     rows = sum(len(table["image"]) for table in tables.values())
-    return {"photos": len(keys), "rows": rows, "output": output, "written": written}
+    return {"photos": len(keys), "rows": rows, "output": output, "written": ["analysis.parquet", *written]}
+
+
+def put_figure(store: Store, name: str, figure: Figure) -> list[str]:
+    """Write a figure as PNG and SVG; the names of the objects."""
+    names = []
+    for kind in ("png", "svg"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        names.append(f"{name}.{kind}")
+        store.put(names[-1], buffer.getvalue())
+    return names
 
 
 class _Study:
@@ -146,7 +161,7 @@ class _Study:
             yield "guidance", f"w = {w:g}", self.schedule, analysis.with_guidance(conditional, plain, w), {}
 
 
-def _read(source: str, output: str, count: int, size: tuple[int, int]) -> tuple[list[str], Tensor]:
+def read_pictures(source: str, output: str, count: int, size: tuple[int, int]) -> tuple[list[str], Tensor]:
     """Keys and pixels (M, 3, h, w) in [0, 1] of the first readable photographs; the others are skipped with a warning."""
     keys, pixels = [], []
     for row, entry in enumerate(islice(list_photos(source, output=output), count)):

@@ -25,21 +25,33 @@ BLUE, ORANGE, GREEN, RED = "#2f6fb3", "#d06a1c", "#2b8a6b", "#b33f62"
 BAD = {"stagnated": "#a88a12", "oscillating": "#8a4fa8", "diverging": RED, "max_iterations": "#777777"}
 
 
-def figures(tables: dict[str, Columns]) -> dict[str, Figure]:
-    """Figures by file name, of the tables contraction, paths, curves and sensitivity."""
-    makers: dict[str, tuple[Callable[[Figure, Columns], None], str, tuple[float, float]]] = {
-        "contraction": (_contraction, "contraction", (6.4, 3.6)),
-        "paths": (_paths, "paths", (7.2, 6.4)),
-        "curves-first-steps": (_first_curves, "curves", (8.4, 4.6)),
-        "curves-all-steps": (_all_curves, "curves", (7.6, 3.6)),
-        "sensitivity": (_sensitivity, "sensitivity", (8.8, 4.8)),
-    }
-    drawn = {}
+def draw(name: str, columns: Columns) -> Figure:
+    """The figure called ``name`` of its table's columns; ``TABLE_OF`` says which table."""
+    make, size = _makers()[name]
     with rc_context(STYLE):
-        for name, (draw, table, size) in makers.items():
-            drawn[name] = Figure(figsize=size, layout="constrained")
-            draw(drawn[name], tables[table])
-    return drawn
+        figure = Figure(figsize=size, layout="constrained")
+        make(figure, columns)
+    return figure
+
+
+TABLE_OF = {
+    "contraction": "contraction",
+    "paths": "paths",
+    "curves-first-steps": "curves",
+    "curves-all-steps": "curves",
+    "sensitivity": "sensitivity",
+}
+"""The table that each figure is drawn from."""
+
+
+def _makers() -> dict[str, tuple[Callable[[Figure, Columns], None], tuple[float, float]]]:
+    return {
+        "contraction": (_contraction, (6.4, 3.6)),
+        "paths": (_paths, (7.2, 6.4)),
+        "curves-first-steps": (_first_curves, (8.4, 4.6)),
+        "curves-all-steps": (_all_curves, (7.6, 3.6)),
+        "sensitivity": (_sensitivity, (8.8, 4.8)),
+    }
 
 
 def _median(columns: Columns, measure: str, by: str, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,8 @@ def run_dehaze(
         seed=config.seed,
     )
     dehazed = dehaze(model, pixels, settings, darkest=darkest, prior=prior, should_stop=should_stop)
-    schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
+    scheduler = model.scheduler_for(dehazed.inversion.latents)
+    schedule = Schedule.from_scheduler(scheduler, config.num_inference_steps)
     verdicts = judge(pixels, dehazed.result, dehazed.seen, darkest)
     outcomes = []
     for i, verdict in enumerate(verdicts):
@@ -51,9 +52,8 @@ def run_dehaze(
             target_prompt=dehazed.prompts[1],
             haze_map=png(dehazed.haze_map[i]),
             nfe=dehazed.nfe[i],
-            metrics={"haze_amount": float(dehazed.amount[i]), **verdict.measures},
             batch_size=dehazed.rows or config.batch_size,
-        )
+        ).measured({"haze_amount": float(dehazed.amount[i]), **verdict.measures})
         strength = verdict.strength * config.strength
         status = dehazed.inversion.status[i]
         outcomes.append(finite_outcome(status, pixels[i], dehazed.result[i], columns, "render", strength))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.editing.edit import EditResult, edit, pair_maps
+from fpcore.editing.flow_edit import edit_flow
 from fpcore.evaluation.metrics import psnr, structure_distance
+from fpcore.inversion.flow_samplers import FlowSampler
 from fpcore.inversion.invert import Cancelled, Inversion
 from fpcore.inversion.oom import OOMBackoff
 from fpcore.inversion.schedule import Schedule
@@ -20,6 +22,7 @@ from tasks.edit_settings import described
 from tasks.shard.attention_pictures import attention_picture
 from tasks.shard.cancellation import Stop
 from tasks.shard.invert import invert_group
+from tasks.shard.method import flow_sampler
 from tasks.shard.outcome import Columns, Failure, Outcome, finite_outcome, inversion_columns, png
 from tasks.shard.requests import EditRequests
 
@@ -27,7 +30,8 @@ from tasks.shard.requests import EditRequests
 def run_edit(
     model: Model, config: RunConfig, pixels: Tensor, requests: EditRequests, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
-    """Prompt-to-Prompt from each photo's source prompt to its target prompt, under the run's guidance mode.
+    """From each photo's source prompt to its target prompt, under the run's guidance mode: Prompt-to-Prompt, or for
+    rectified flow ``fpcore.editing.flow_edit``.
 
     A photo whose prompts or words do not fit fails alone, before anything is evaluated for it.
     """
@@ -48,6 +52,9 @@ def _refusal(model: Model, requests: EditRequests, i: int) -> str | None:
     target = requests.targets[i]
     if target is None:
         return "Nothing says what the photo is to show: give --target, or a column target_prompt in the manifest."
+    if model.is_flow:
+        unfit = requests.blend_words[i] is not None
+        return "A blend word needs cross-attention, which this model has not: leave it out." if unfit else None
     try:
         pair_maps(model, [requests.prompts[i]], [target], requests.edits[i], [requests.blend_words[i]])
     except ValueError as error:
@@ -59,14 +66,15 @@ def _edit(
     model: Model, config: RunConfig, pixels: Tensor, requests: EditRequests, should_stop: Stop
 ) -> tuple[list[Outcome], dict[str, float]]:
     watch = Stopwatch()
-    schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
     latents = model.latents_of(pixels)
+    schedule = Schedule.from_scheduler(model.scheduler_for(latents), config.num_inference_steps)
     watch("encode")
     predict = OOMBackoff(model.under(model.embed(requests.prompts)))
     needs_path = config.guidance in ("nti", "direct-inversion")
     inversion = invert_group(predict, config, schedule, latents, requests.seeds, should_stop, trajectory=needs_path)
     watch("invert")
-    edited = _edit_pairs(model, schedule, inversion, requests, predict.rows or config.batch_size, should_stop)
+    job = _Job(model, schedule, latents, inversion, flow_sampler(config))
+    edited = _edit_pairs(job, requests, predict.rows or config.batch_size, should_stop)
     watch("sample")
     result, source = (model.pictures_of(z) for z in (edited.target, edited.source))
     watch("decode")
@@ -80,27 +88,35 @@ def _edit(
             target_prompt=requests.targets[i],
             edit_settings=described(requests.edits[i], requests.blend_words[i]),
             nfe=inversion.nfe[i] + int(edited.nfe[i]),
-            metrics={"structure_distance": float(moved[i]), "psnr_reconstruction": float(kept[i])},
             batch_size=predict.rows or config.batch_size,
             reconstruction=png(source[i]) if bool(source[i].isfinite().all()) else None,
             attention_map=_attention_picture(model, requests, edited, i),
-        )
+        ).measured({"structure_distance": float(moved[i]), "psnr_reconstruction": float(kept[i])})
         outcomes.append(finite_outcome(inversion.status[i], pixels[i], result[i], columns, "model-size"))
     return outcomes, watch.seconds
 
 
-def _edit_pairs(
-    model: Model, schedule: Schedule, inversion: Inversion, requests: EditRequests, size: int, should_stop: Stop
-) -> EditResult:
+@dataclass(frozen=True)
+class _Job:
+    """What all batches of a group share; ``z0`` (M, C, h, w) are the photos' own latents."""
+
+    model: Model
+    schedule: Schedule
+    z0: Tensor
+    inversion: Inversion
+    sampler: FlowSampler | None
+
+
+def _edit_pairs(job: _Job, requests: EditRequests, size: int, should_stop: Stop) -> EditResult:
     """Edit all pairs, ``size`` at a time; half as many once the device has run out of memory."""
     parts: list[EditResult] = []
-    start, count = 0, len(inversion.latents)
+    start, count = 0, len(job.z0)
     while start < count:
         if should_stop is not None and should_stop():
             raise Cancelled("stopped between two batches")
         rows = range(start, min(start + size, count))
         try:
-            parts.append(_edit_rows(model, schedule, inversion, requests.of(rows), list(rows)))
+            parts.append(_edit_rows(job, requests.of(rows), list(rows)))
             start = rows.stop
         except torch.OutOfMemoryError:
             if size == 1:
@@ -109,16 +125,21 @@ def _edit_pairs(
     return EditResult.cat(parts)
 
 
-def _edit_rows(
-    model: Model, schedule: Schedule, inversion: Inversion, requests: EditRequests, rows: list[int]
-) -> EditResult:
-    latents, path = inversion.latents[rows], inversion.trajectory
+def _edit_rows(job: _Job, requests: EditRequests, rows: list[int]) -> EditResult:
+    latents, path = job.inversion.latents[rows], job.inversion.trajectory
+    path = None if path is None else path[rows]
+    targets = [target or "" for target in requests.targets]
     regions = None
     if requests.regions is not None:
         regions = F.adaptive_max_pool2d(requests.regions, latents.shape[-2:]).to(latents.device) > 0
+    if job.model.is_flow:
+        return edit_flow(
+            job.model, job.schedule, latents, job.z0[rows], requests.prompts, targets, requests.edits,
+            sampler=job.sampler, trajectory=path, regions=regions,
+        )  # fmt: skip
     return edit(
-        model, schedule, latents, requests.prompts, [target or "" for target in requests.targets], requests.edits,
-        blend_words=requests.blend_words, regions=regions, trajectory=None if path is None else path[rows],
+        job.model, job.schedule, latents, requests.prompts, targets, requests.edits,
+        blend_words=requests.blend_words, regions=regions, trajectory=path,
     )  # fmt: skip
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from fpcore.inversion.flow_samplers import FLOW_SAMPLERS, FlowSampler
 from fpcore.inversion.methods import Method, method
+from fpcore.inversion.schedule import Schedule
+from fpcore.models.model import Model
 from tasks.config import RunConfig
 
 
@@ -16,3 +19,22 @@ def inversion_method(config: RunConfig) -> Method:
         damping=config.damping,
         anderson=config.anderson,
     )
+
+
+def flow_sampler(config: RunConfig) -> FlowSampler | None:
+    """The sampler of rectified flow that a configuration names; None for Euler steps and for other models' samplers."""
+    return config.sampler if config.sampler in FLOW_SAMPLERS else None
+
+
+def check_model(config: RunConfig, model: Model) -> None:
+    """Raise ValueError for a configuration that this model cannot carry out."""
+    if config.sampler != "ddim" and (flow_sampler(config) is not None) != model.is_flow:
+        kind = "for rectified flow (SD 3, FLUX)" if flow_sampler(config) else "not for rectified flow"
+        raise ValueError(f"the sampler {config.sampler} is {kind}, and {model.name} is of the {model.family} family")
+    if model.is_flow and config.attention_maps:
+        raise ValueError("attention maps are cross-attention's, which SD 3 and FLUX have not: leave attention_maps out")
+    if model.is_flow and config.operation == "dehaze" and config.dehaze_variant != "regenerate":
+        raise ValueError(
+            f"{model.name} dehazes by --variant regenerate alone: the others steer a UNet's cross-attention"
+        )
+    Schedule.from_scheduler(model.scheduler, config.num_inference_steps)

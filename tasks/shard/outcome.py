@@ -108,6 +108,7 @@ def inversion_columns(config: RunConfig, schedule: Schedule, inversion: Inversio
         inversion_status=inversion.status[i].label,
         steps=step_rows(inversion, schedule, i) if config.save_steps else None,
         nfe_inversion=inversion.nfe[i],
+        metrics={"latent_error_bound": inversion.path_bound[i]},
     )
 
 

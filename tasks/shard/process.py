@@ -147,9 +147,7 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
 def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access: Access) -> Loaded:
     """A photo decoded and at the model's size."""
     limits, seconds = PhotoLimits(max_pixels=config.max_pixels), config.photo_timeout
-    loaded = load(
-        row, limits, access=access, masks=config.mask_folder, depths=config.depth_folder, seconds=seconds
-    )
+    loaded = load(row, limits, access=access, masks=config.mask_folder, depths=config.depth_folder, seconds=seconds)
     clock = perf_counter()
     with photo_boundary(loaded, "while it was brought to the model's size"):
         if loaded.photo is not None:
@@ -163,9 +161,7 @@ def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access:
     return loaded
 
 
-def _prefetched(
-    rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access
-) -> Iterator[Loaded]:
+def _prefetched(rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access) -> Iterator[Loaded]:
     """Prepared photos in order, a few ahead of the consumer."""
     with ThreadPoolExecutor(2, "read") as readers:
         waiting: list[Future[Loaded]] = []
@@ -177,9 +173,7 @@ def _prefetched(
             yield future.result()
 
 
-def _groups(
-    rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access
-) -> Iterator[Group]:
+def _groups(rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access) -> Iterator[Group]:
     """Photos gathered by model size, each group as large as memory allows; failures ride in a group of their own."""
     gathering: dict[tuple[int, int], Group] = {}
     most = 8 * config.batch_size or MAX_PHOTOS

@@ -134,6 +134,6 @@ def shard_footer(
             "device": str(model.device),
             "timesteps": schedule.timesteps.tolist(),
             "alphas": [float(a) for a in schedule.alpha],
-            "rates": [float(r) for r in schedule.rate],
+            "rates": [None if r.isnan() else float(r) for r in schedule.rate],
         }
     return facts

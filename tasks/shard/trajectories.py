@@ -36,10 +36,11 @@ def path_rows(model: Model, config: RunConfig, outcome: Outcome) -> list[dict[st
     Path 0 starts at z_{t-1}, the others at z_{t-1} + n, n ~ N(0, I), all under the row's source prompt; ``x`` and ``y``
     are coordinates along the two directions in which the paths vary most, seen from where path 0 ends.
     """
-    schedule = Schedule.from_scheduler(model.scheduler, config.num_inference_steps)
+    start = model.latents_of(pad(outcome.source[None], model))[0]
+    schedule = Schedule.from_scheduler(model.scheduler_for(start), config.num_inference_steps)
     predict = OOMBackoff(model.under(model.embed([outcome.columns.prompt or ""])))
     first, last = int(schedule.real[0]), int(schedule.real[-1])
-    starts = {first: model.latents_of(pad(outcome.source[None], model))[0]}
+    starts = {first: start}
     latent = outcome.columns.latent
     if latent is not None and last != first:
         starts[last] = _before(predict, schedule, last, latent.to(starts[first]))

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpcore.builtin.text import build_tokenizer
-from fpcore.editing.token_alignment import TokenAlignment, align, align_tokens, find_word, removal, word_tokens
+from fpcore.editing.token_alignment import (
+    TokenAlignment,
+    align,
+    align_tokens,
+    find_word,
+    removal,
+    word_tokens,
+)
 from tests.tiny_models import WORDS
 
 L = 12
@@ -145,3 +152,20 @@ def test_removal_never_moves_attention(x: list[int], y: list[int]) -> None:
     matrix, kept = removal(x, y, 8)
     assert torch.equal(matrix, torch.eye(8))
     assert int((kept == 0).sum()) == len(x) - sum(i is not None for i in align(x, y))
+
+
+@pytest.mark.parametrize("mode", ["refine", "replace"])
+def test_padding_by_position_is_prompt_to_prompts_own(tokenizer: Any, mode: Any) -> None:
+    """A shorter target's padding takes over whatever the source has there, words included."""
+    source, target = ("a photo of a cat", "a cat") if mode == "refine" else ("a photo cat", "a photo dog")
+    ours = sources(align_tokens(tokenizer, L, source, target, mode))
+    theirs = sources(align_tokens(tokenizer, L, source, target, mode, padding="position"))
+    end = len(target.split()) + 2
+    assert theirs[end:] == list(range(end, L))
+    assert theirs[:end] == ours[:end]
+    assert (ours != theirs) == (mode == "refine")
+    longer = (
+        align_tokens(tokenizer, L, "a cat", "a hazy cat"),
+        align_tokens(tokenizer, L, "a cat", "a hazy cat", padding="position"),
+    )
+    assert sources(longer[0]) == sources(longer[1])

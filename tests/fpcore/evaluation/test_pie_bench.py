@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchmetrics.functional.image.lpips as reference_lpips
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -382,3 +385,53 @@ def test_judges_say_what_they_lack() -> None:
     for judge in (NONE.lpips, NONE.structure, NONE.clip):
         assert isinstance(judge, Unavailable)
         assert "given" in judge.reason
+
+
+class Watched:
+    """A judge that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[Tensor, ...]] = []
+
+    def __call__(self, *pictures: Any, **options: Any) -> Tensor:
+        self.shown.append(tuple(p for p in pictures if isinstance(p, Tensor)))
+        return torch.tensor([1.0, 2.0])[: 2 if len(pictures[0]) == 2 else 1]
+
+
+def test_jpeg_is_pillows_at_its_default_quality() -> None:
+    """The benchmark saves with no quality given, which is 75; at 95 a picture keeps twice the detail."""
+    picture = torch.rand((3, 32, 32), generator=torch.Generator().manual_seed(0))
+    pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    expected = torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1) / 255
+    assert torch.equal(through_jpeg(picture), expected)
+    assert not torch.equal(through_jpeg(picture), through_jpeg(picture, quality=95))
+
+
+def test_what_lpips_and_clip_are_shown() -> None:
+    """LPIPS: both backgrounds in [-1, 1], the edited part mid-grey's zero made black; CLIP: the whole, and the part on black."""
+    before, after = torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros((8, 8), dtype=torch.bool)
+    mask[2:5, 3:6] = True
+    lpips, clip = Watched(), Watched()
+    judges = Judges(lpips=lpips, structure=Unavailable("none"), clip=clip)  # type: ignore[arg-type]
+    found = measure(before, after, mask, "a cat", judges)
+    ((edited, source),) = lpips.shown
+    torch.testing.assert_close(edited[0], 2 * (after * ~mask) - 1)
+    torch.testing.assert_close(source[0], 2 * (before * ~mask) - 1)
+    assert float(edited[0][:, 3, 4].max()) == -1
+    ((both,),) = clip.shown
+    torch.testing.assert_close(both, torch.stack([after, after * mask]))
+    assert found["lpips_unedit_part"].value == 1e3
+    assert [found[f"clip_similarity_target_image{part}"].value for part in ("", "_edit_part")] == [1.0, 2.0]
+
+
+def test_a_samples_mask_has_its_border() -> None:
+    """One pixel all around counts as edited, whatever the runs say."""
+    mask = replace(SAMPLE, runs=()).mask()
+    assert mask.sum() == 4 * 511
+    assert bool(mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all())
+
+
+SAMPLE = PieSample("1", "a.jpg", "a cat", "a dog", "1", None, (0, 1))

@@ -290,7 +290,18 @@ def test_no_images_and_more_slots_than_images() -> None:
     assert len(one.latents) == 1
 
 
-METHODS = ["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
+METHODS = [
+    "ddim",
+    "fixed-point",
+    "intra-path",
+    "inter-path",
+    "certified",
+    "aidi",
+    "renoise",
+    "renoise-sd",
+    "easyinv",
+    "easyinv-sdxl",
+]
 
 
 @given(
@@ -314,7 +325,7 @@ def test_a_status_never_flatters(rho: float, name: str, poison: str | None, damp
             output = torch.where((image == 1).view(-1, 1, 1, 1), value, output)
         return output
 
-    options = {} if name in ("renoise", "aidi") else {"damping": damping}
+    options = {} if name in ("renoise", "renoise-sd", "aidi") else {"damping": damping}
     chosen = method(name, max_iterations=12, iterations=5, **options)  # type: ignore[arg-type]
     inversion = invert(linear, schedule, torch.full((2, 1, 2, 2), 0.5, dtype=torch.float64), chosen, batch_size=1)
     assert inversion.latents.isfinite().all()

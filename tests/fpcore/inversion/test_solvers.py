@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, Picard, Solver
+from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, Picard, Position, Rounds, Solver
 
-SOLVERS: list[Solver] = [Picard(), Picard(0.7), Anderson(1), Anderson(2), Anderson(3), Chebyshev(), Averaging()]
+AVERAGING = Averaging(Rounds(400, 2, 400), Rounds(400, 0, 5))
+SOLVERS: list[Solver] = [Picard(), Picard(0.7), Anderson(1), Anderson(2), Anderson(3), Chebyshev(), AVERAGING]
 
 
 def solve(solver: Solver, f: object, z: Tensor, count: int, rate: float = torch.nan) -> tuple[Tensor, list[float]]:
@@ -17,11 +18,15 @@ def solve(solver: Solver, f: object, z: Tensor, count: int, rate: float = torch.
         value = f(z)  # type: ignore[operator]
         residuals.append(float((value - z).norm()))
         following, memory = solver.step(
-            z, value, z.new_full((len(z),), rate), torch.full((len(z),), k == 1), torch.full((len(z),), k), memory
+            z, value, z.new_full((len(z),), rate), torch.full((len(z),), k == 1), position(len(z), k), memory
         )
         answer = solver.result(value, memory)
         z = following
     return answer, residuals
+
+
+def position(rows: int, iteration: int) -> Position:
+    return Position(torch.full((rows,), iteration), torch.full((rows,), 500))
 
 
 def contraction(rho: float, size: int = 6) -> tuple[object, Tensor]:

@@ -94,7 +94,7 @@ def hub_cache(model_folder, tmp_path, monkeypatch):
         (repository / "refs").mkdir(parents=True, exist_ok=True)
         (repository / "refs" / revision).write_text(commit)
         shutil.copytree(model_folder("sd1"), repository / "snapshots" / commit)
-    edit(repository / "snapshots" / COMMIT[::-1] / "scheduler" / "scheduler_config.json", steps_offset=0)
+    edit(repository / "snapshots" / COMMIT[::-1] / "scheduler" / "scheduler_config.json", set_alpha_to_one=True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return repository
 
@@ -105,8 +105,8 @@ def test_hub_model_from_the_cache_by_revision():
     other = load_model("someone/model", revision="offset", local_files_only=True, device="cpu")
     by_commit = load_model("someone/model", revision=COMMIT, local_files_only=True, device="cpu")
     assert main.name == "someone/model"
-    assert main.scheduler.config.steps_offset == 1
-    assert other.scheduler.config.steps_offset == 0
+    assert not main.scheduler.config.set_alpha_to_one
+    assert other.scheduler.config.set_alpha_to_one
     assert main.digest == by_commit.digest != other.digest
 
 
@@ -292,10 +292,12 @@ def test_parameters_take_no_gradients_but_conditions_can(folder):
     ("changes", "named"),
     [
         ({"in_channels": 9}, "inpainting"),
-        ({"class_embed_type": "projection"}, "conditions other than text"),
+        ({"class_embed_type": "projection"}, "does not feed"),
         ({"addition_embed_type": "image"}, "conditions other than text"),
         ({"addition_embed_type": "text_time"}, "without text_encoder_2, tokenizer_2"),
-        ({"encoder_hid_dim_type": "image_proj"}, "conditions other than text"),
+        ({"encoder_hid_dim_type": "image_proj"}, "does not feed"),
+        ({"time_cond_proj_dim": 256}, "does not feed .time_cond_proj_dim"),
+        ({"num_class_embeds": 10}, "does not feed"),
     ],
 )
 def test_unsupported_unets(folder, changes, named):
