@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fpcore.inversion.schedule import Schedule
     from fpcore.models.load import load_model
     from fpcore.models.model import Condition, Model
+    from fpcore.restoration.restore import Restored, RestoreSettings, restore
 
 __all__ = [
     "Condition",
@@ -30,6 +31,8 @@ __all__ = [
     "Method",
     "Model",
     "Predict",
+    "RestoreSettings",
+    "Restored",
     "Schedule",
     "Status",
     "dehaze",
@@ -38,6 +41,7 @@ __all__ = [
     "load_model",
     "method",
     "render",
+    "restore",
     "sample",
 ]
 
@@ -53,6 +57,7 @@ _HOMES = {
     "fpcore.inversion.schedule": ("Schedule",),
     "fpcore.models.load": ("load_model",),
     "fpcore.models.model": ("Condition", "Model"),
+    "fpcore.restoration.restore": ("RestoreSettings", "Restored", "restore"),
 }
 """Which module a name comes from."""
 
