@@ -320,7 +320,8 @@ class Ledger:
         """Whether a checkpoint says what its plans and those commits say that it reckons with, all read anew.
 
         Raises:
-            Corrupt, UnknownSchema.
+            Corrupt: what is stored differs from what was written.
+            UnknownSchema: it was written by a later version.
         """
         stored = self._read_checkpoint(key)
         anew = self.history(anew=True, plans=stored.plans, without=frozenset(stored.open_shards))

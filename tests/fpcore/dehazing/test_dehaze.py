@@ -17,6 +17,8 @@ from fpcore.evaluation.metrics import psnr
 from fpcore.models.model import Model
 from tests.photographs import hazy_photographs
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def shipped(builtin_model: Callable[[str], Model]) -> Model:
