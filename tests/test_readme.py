@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import pytest
@@ -82,3 +83,11 @@ def test_every_block_is_run_somewhere() -> None:
 def test_links_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.unit
+def test_every_method_is_named() -> None:
+    from tasks.config import MethodName
+
+    named = re.findall(r"`([\w-]+)`", TEXT.split("Methods by name:")[1].split("`make docs`")[0])
+    assert named == list(get_args(MethodName))
