@@ -85,7 +85,7 @@ class Method:
     norm: Literal["state", "picture"] = "state"
     accelerate_above: float = 0.0
     speculative_below: float = 0.0
-    certify_below: float = 1.0
+    certify_below: float = float("inf")
     patience: int = 4
     blend: Blend | None = None
 

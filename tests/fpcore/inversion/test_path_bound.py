@@ -99,3 +99,14 @@ def test_a_certificate_is_withheld_where_f_contracts_too_slowly() -> None:
     assert np.isfinite(withheld.records.bound[withheld.records.step == 1]).all()
     assert np.isinf(withheld.path_bound).all()
     assert np.isfinite(given.path_bound).all()
+
+
+@pytest.mark.parametrize("name", ["fixed-point", "intra-path", "inter-path", "aidi", "renoise"])
+def test_methods_that_promise_nothing_are_not_called_uncertified(name: str) -> None:
+    """However slowly f contracts: a count that is done is done."""
+    half = torch.tensor([0.02, 0.01], dtype=torch.float64)
+    schedule = Schedule.from_alphas(torch.tensor([10, 20]), torch.tensor([0.9999, 0.02], dtype=torch.float64), half)
+    model = mixture(schedule)
+    z0 = 5 * model.draw(3, torch.Generator().manual_seed(0))
+    found = invert(model.predict, schedule, z0, method(name, tolerance=1e-4, iterations=3))
+    assert Status.UNCERTIFIED not in {Status(code) for code in found.records.status}
