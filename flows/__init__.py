@@ -2,6 +2,8 @@
 
 import os
 
+from flows.embedded import reach_loopback_directly
+
 for _name, _value in {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -13,3 +15,5 @@ for _name, _value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+
+reach_loopback_directly()

@@ -11,6 +11,7 @@ from flows.artifacts import Board
 from flows.execution import Execution, Incomplete, TooManyFailures
 from flows.shards import process_shards
 from tasks.config import RunConfig
+from tasks.photos.listing import PassedOver
 from tasks.prefect_tasks import plan, report
 from tasks.shard.progress import PROGRESS
 from tasks.store.ledger import Ledger, RunStatus
@@ -30,6 +31,8 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     ledger = Ledger(open_store(output))
     todo = ledger.open_shards()
     get_run_logger().info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
+    if planned["passed_over"]:
+        get_run_logger().info("passed over: %s", PassedOver(planned["passed_over"]))
     left = planned["planned"] - planned["committed"]
     PROGRESS.add("expected", left)
     board = Board(output, expected=left)
@@ -38,7 +41,7 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     if board.done:
         board.publish(report(output)["markdown"] if execution.report else None)
     _judge(status, errors, execution.max_failed_fraction)
-    return {**vars(status), **summary}
+    return {**vars(status), **summary, "passed_over": planned["passed_over"]}
 
 
 def refuse_signature(source: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tasks.photos.listing import PassedOver
 from tasks.photos.sources import list_photos
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.ledger import Ledger
@@ -15,14 +16,15 @@ from tasks.store.objects import open_store
 
 def estimate(source: str, output: str, access: Access = SOURCE_ONLY) -> dict[str, Any]:
     """Photos and bytes under ``source``, and what ``output`` already holds."""
-    photos = size = 0
-    for entry in list_photos(source, output=output, access=access):
+    photos, size, passed = 0, 0, PassedOver()
+    for entry in list_photos(source, output=output, access=access, passed=passed):
         photos += 1
         size += entry.get("size") or 0
     status = Ledger(open_store(output)).status()
     return {
         "photos": photos,
         "megabytes": round(size / 1e6, 1),
+        "passed_over": dict(passed),
         "already_planned": status.planned,
         "already_done": status.committed,
     }

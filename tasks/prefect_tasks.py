@@ -16,6 +16,7 @@ from fpcore.evaluation.rle_masks import check_runs
 from fpcore.inversion.invert import Cancelled
 from tasks.config import RunConfig
 from tasks.edit_settings import blend_pair, edit_settings
+from tasks.photos.listing import PassedOver
 from tasks.photos.sources import list_photos
 from tasks.report.page import write_report
 from tasks.shard import cancellation  # the module, not its event: tasks are pickled with their globals
@@ -67,10 +68,12 @@ def plan(source: str, output: str, config: RunConfig, access: Access = SOURCE_ON
     check(config)
     ledger = Ledger(open_store(output))
     ledger.create_run(config.identity(), versions())
-    added = ledger.plan_new(list_photos(source, output=output, access=access), config.shard_size)
+    passed = PassedOver()
+    added = ledger.plan_new(list_photos(source, output=output, access=access, passed=passed), config.shard_size)
     status = ledger.status()
     return {
         "plans_added": added,
+        "passed_over": dict(passed),
         "planned": status.planned,
         "committed": status.committed,
         "open_shards": status.open_shards,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from importlib.metadata import version
@@ -24,8 +23,10 @@ from flows.cli.terminal import (
     Source,
     Verbose,
     console,
+    emit,
     plain_errors,
     progress_bar,
+    reserve_stdout,
     settings_of,
     stop,
 )
@@ -69,12 +70,14 @@ def run(
         from prefect import tags
 
         from flows.batch import refuse_signature
+        from flows.embedded import start_once
         from flows.execution import Execution
         from flows.operations import FLOWS
         from tasks.config import RunConfig
 
         refuse_signature(source)
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
+        start_once()
         with tags("fixpoint"):
             summary = FLOWS[operation](source, output, config, Execution(**execution))
     show_summary(output, summary, as_json)
@@ -83,7 +86,7 @@ def run(
 def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
     """What came of a run."""
     if as_json:
-        typer.echo(json.dumps({"output": output, **summary}))
+        emit({"output": output, **summary})
         return
     if not summary["processed"]:
         console.print(f"Nothing new: all {summary['planned']} photos are done.", highlight=False)
@@ -93,6 +96,10 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
             f"{summary['failed']} failed.",
             highlight=False,
         )
+    if summary.get("passed_over"):
+        from tasks.photos.listing import PassedOver
+
+        console.print(f"Passed over: {PassedOver(summary['passed_over'])}.", highlight=False)
     folder = output.rstrip("/")
     console.print(f"Pictures: {folder}/images   Report: {folder}/report/index.html", highlight=False, soft_wrap=True)
 
@@ -252,6 +259,8 @@ app.add_typer(server.app)
 
 def main() -> None:
     """Entry point."""
+    if "--json" in sys.argv[1:]:
+        reserve_stdout()
     try:
         app()
     except KeyboardInterrupt:

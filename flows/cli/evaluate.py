@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Annotated
 
 import typer
 
-from flows.cli.terminal import AsJson, Model, Output, Set, console, plain_errors, progress_bar, settings_of
+from flows.cli.terminal import AsJson, Model, Output, Set, console, emit, plain_errors, progress_bar, settings_of
 
 PIE_BENCH = {"operation": "edit", "seed": 1234, "timestep_spacing": "leading", "steps_offset": 0, "padding": "position"}
 """The protocol: one seed for all pictures, and the timesteps 0, 20, …, 980 of 50 steps."""
@@ -35,7 +34,10 @@ def reside(
 
         config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
         rows = evaluate_reside(data, output, config, variants.split(","), real)  # type: ignore[arg-type]  # the flow checks the names
-    typer.echo(json.dumps(rows) if as_json else markdown(rows))
+    if as_json:
+        emit(rows)
+    else:
+        typer.echo(markdown(rows))
 
 
 @app.command("pie-bench")
@@ -67,4 +69,7 @@ def pie_bench(
         config = RunConfig(**{**PIE_BENCH, "num_inference_steps": steps, **given})
         judges = {"lpips": lpips, "dino": dino, "clip": clip}
         table = evaluate_pie_bench(data, output, config, methods.split(","), guidance.split(","), judges)
-    typer.echo(json.dumps(table) if as_json else markdown(table))
+    if as_json:
+        emit(table)
+    else:
+        typer.echo(markdown(table))

@@ -19,6 +19,7 @@ from flows.cli.terminal import (
     Output,
     Source,
     console,
+    emit,
     plain_errors,
 )
 
@@ -36,7 +37,7 @@ def doctor(
 
     found = asdict(examine(model))
     if as_json:
-        typer.echo(json.dumps(found, default=str))
+        emit(found)
     else:
         table = Table(show_header=False, box=None)
         for name, value in found.items():
@@ -84,7 +85,7 @@ def status(output: Output, as_json: AsJson = False) -> None:
     with plain_errors():
         counts = Ledger(open_store(output)).status()
     if as_json:
-        typer.echo(json.dumps({**vars(counts), "complete": counts.complete}))
+        emit({**vars(counts), "complete": counts.complete})
     else:
         table = Table(show_header=False, box=None)
         for name, value in vars(counts).items():
@@ -103,7 +104,7 @@ def verify(output: Output, as_json: AsJson = False) -> None:
     with plain_errors():
         problems = list(find_problems(Ledger(open_store(output))))
     if as_json:
-        typer.echo(json.dumps({"problems": [vars(p) for p in problems]}))
+        emit({"problems": [vars(p) for p in problems]})
     for problem in [] if as_json else problems:
         Console().print(f"[red]{problem}[/]", highlight=False)
     if not problems and not as_json:
@@ -140,6 +141,7 @@ def plan(
 ) -> None:
     """Dry run: what a run would do, without doing it; with --like also how long it takes and what it stores."""
     from tasks.estimate import estimate, rates_of, sizing
+    from tasks.photos.listing import PassedOver
     from tasks.store.access import Access
 
     with plain_errors():
@@ -148,9 +150,10 @@ def plan(
         devices = [int(n) for n in gpus.split(",")]
     rows = sizing(rates, photos or answer["photos"], devices) if rates else []
     if as_json:
-        typer.echo(json.dumps({**answer, **({"sizing": rows} if rows else {})}))
+        emit({**answer, **({"sizing": rows} if rows else {})})
         return
     table = Table(show_header=False, box=None)
+    answer["passed_over"] = str(PassedOver(answer["passed_over"])) or "nothing"
     for name, value in answer.items():
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -41,6 +43,23 @@ AllowRoot = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
+
+
+_machine: TextIO | None = None
+"""What ``reserve_stdout`` keeps for the one JSON object of a command."""
+
+
+def reserve_stdout() -> None:
+    """Keep standard output for ``emit``: whatever libraries, servers and child processes print goes to standard error."""
+    global _machine
+    sys.stdout.flush()
+    _machine = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+
+def emit(value: Any) -> None:
+    """Print one JSON object for machines."""
+    print(json.dumps(value, default=str), file=_machine or sys.stdout, flush=True)
 
 
 def stop(code: int, message: str) -> NoReturn:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tasks.photos.decode import PhotoLimits, decode_photo
+from tasks.photos.decode import Photo, PhotoLimits, decode_photo
 from tasks.photos.formats import PhotoError
 from tasks.store.errors import NotFound
 from tasks.store.objects import read_under
@@ -16,11 +17,17 @@ from tasks.store.objects import read_under
 Grey = npt.NDArray[np.float32]
 
 
-def read_sidecar(folder: str, key: str, kind: str, limits: PhotoLimits) -> Grey:
+def read_sidecar(
+    folder: str,
+    key: str,
+    kind: str,
+    limits: PhotoLimits,
+    decode: Callable[[bytes, PhotoLimits], Photo] = decode_photo,
+) -> Grey:
     """Read the picture ``folder``/``key``, or the same name ending in .png, as (H, W) in [0, 1]: black 0, white 1.
 
-    Coloured pictures count by their mean. Raises PhotoError (``kind``-missing, or ``kind``-damaged with the reason);
-    StoreError if the store itself fails.
+    Coloured pictures count by their mean. ``decode`` may watch over the time that decoding takes. Raises PhotoError
+    (``kind``-missing, or ``kind``-damaged with the reason); StoreError if the store itself fails.
     """
     word = kind.replace(" ", "-")
     names = dict.fromkeys((key, str(PurePosixPath(key).with_suffix(".png"))))
@@ -30,7 +37,7 @@ def read_sidecar(folder: str, key: str, kind: str, limits: PhotoLimits) -> Grey:
         except NotFound:
             continue
         try:
-            pixels = decode_photo(data, limits).pixels
+            pixels = decode(data, limits).pixels
         except PhotoError as error:
             raise PhotoError(f"{word}-damaged", f"The {kind} {name} cannot be used. {error}") from error
         grey: Grey = pixels.mean(2, dtype=np.float32) / np.float32(np.iinfo(pixels.dtype).max)

@@ -2,72 +2,121 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from fnmatch import fnmatch
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
+from tasks.photos.listing import PHOTO_SUFFIXES, PassedOver, photos_of
 from tasks.photos.manifests import MANIFEST_SUFFIXES, read_manifest
 from tasks.store.access import SOURCE_ONLY, Access
-from tasks.store.errors import NotFound
+from tasks.store.errors import InvalidLocation, NotFound
 from tasks.store.objects import open_store
 from tasks.store.uris import WEB, parse
 
-PHOTO_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff",
-    ".gif", ".bmp", ".heic", ".heif", ".avif", ".jp2",  # listed so that each gets a row that says what is wrong
-}  # fmt: skip
+WILD = "*?["
+ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
+WHAT = "folder, bucket prefix, glob, photo, or manifest (.csv, .jsonl, .parquet, .json)"
 
 
-def list_photos(source: str, *, output: str | None = None, access: Access = SOURCE_ONLY) -> Iterator[dict[str, Any]]:
+def list_photos(
+    source: str, *, output: str | None = None, access: Access = SOURCE_ONLY, passed: PassedOver | None = None
+) -> Iterator[dict[str, Any]]:
     """Entries in ``PLAN``'s columns (without shard and row) for every photo of ``source``, in a stable order.
 
     ``source``: a folder or prefix, one photo, a glob such as ``photos/2024-*/*.jpg``, or a manifest (CSV, JSONL,
-    Parquet, PIE-Bench's mapping_file.json). Photos under ``output`` are left out. Raises ``NotFound`` or ``ValueError``
-    with a sentence that names the fix.
+    Parquet, PIE-Bench's mapping_file.json); a path that exists is taken literally before it is a pattern. Photos under
+    ``output`` are left out. ``passed`` counts the files passed over. Raises ``NotFound`` or ``ValueError`` with a
+    sentence that names the fix, also when there is no photo at all.
     """
+    passed = PassedOver() if passed is None else passed
+    found = False
+    for entry in _entries(source, output, access, passed):
+        found = True
+        yield entry
+    if not found:
+        rest = f" Passed over: {passed}." if passed else ""
+        raise NotFound(f"{source} holds no photo: check the path, or the bucket and prefix.{rest}")
+
+
+def _entries(source: str, output: str | None, access: Access, passed: PassedOver) -> Iterator[dict[str, Any]]:
+    match _literally(source):
+        case "folder":
+            yield from _folder(source, output, passed)
+        case "file" if PurePosixPath(source).suffix.lower() in MANIFEST_SUFFIXES:
+            yield from read_manifest(source, access)
+        case "file":
+            yield _single(source, access)
+        case _ if any(c in source for c in WILD):
+            base, pattern = _split_pattern(source)
+            yield from _folder(base, output, passed, pattern)
+        case _:
+            raise NotFound(f"{source} does not exist: check the path, or the bucket and prefix")
+
+
+def _literally(source: str) -> Literal["file", "folder", None]:
+    """What ``source`` is when nothing in it is a pattern; None if there is nothing of that name."""
+    location = parse(source)
+    if location.scheme in WEB:
+        return "file"
+    if location.scheme == "file":
+        return _on_disk(Path(location.path), source)
+    suffix = PurePosixPath(location.path).suffix.lower()
+    may_be_file = suffix in PHOTO_SUFFIXES | MANIFEST_SUFFIXES | ARCHIVES | {".txt"} or any(c in source for c in WILD)
+    if may_be_file and open_store(source.rpartition("/")[0]).stat(source.rpartition("/")[2]) is not None:
+        return "file"
+    if may_be_file and next(open_store(source).list(), None) is None:
+        return None
+    return "folder"
+
+
+def _on_disk(path: Path, source: str) -> Literal["file", "folder", None]:
+    if path.is_dir():
+        return "folder"
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file():
+        raise InvalidLocation(f"{source} is no file and no folder: give a {WHAT}")
+    return "file"
+
+
+def _refuse_lists(source: str) -> None:
+    """Say what to do with files that hold photos in another way."""
     suffix = PurePosixPath(source).suffix.lower()
-    if suffix in MANIFEST_SUFFIXES:
-        yield from read_manifest(source, access)
-    elif any(c in source for c in "*?["):
-        yield from _glob(source, output)
-    elif suffix in PHOTO_SUFFIXES:
-        yield _single(source, access)
-    else:
-        yield from _folder(source, output)
+    if suffix in ARCHIVES:
+        raise InvalidLocation(f"{source} is an archive or compressed: unpack it, and give the folder or manifest in it")
+    if suffix == ".txt":
+        raise InvalidLocation(f"{source} is a plain list: write 'path' as its first line and name it .csv")
 
 
-def _folder(source: str, output: str | None, pattern: str | None = None) -> Iterator[dict[str, Any]]:
+def _folder(
+    source: str, output: str | None, passed: PassedOver, pattern: str | None = None
+) -> Iterator[dict[str, Any]]:
     store = open_store(source)
     root = parse(source).uri.rstrip("/") + "/"
     inside = None if output is None else parse(output).uri.rstrip("/") + "/"
-    skipped = inside[len(root) :] if inside and inside.startswith(root) else None
-    found = False
-    for entry in store.list():
-        found = True
-        name = PurePosixPath(entry.key)
-        if name.suffix.lower() not in PHOTO_SUFFIXES or name.name.startswith("."):
-            continue
-        if (skipped and entry.key.startswith(skipped)) or (pattern and not fnmatch(entry.key, pattern)):
-            continue
+    left_out = inside[len(root) :] if inside and inside.startswith(root) else None
+    for entry in photos_of(store, passed, output=left_out, pattern=pattern):
         yield {"key": entry.key, "uri": store.address(entry.key).uri, "size": entry.size, "etag": entry.etag}
-    if not found:
-        raise NotFound(f"{source} does not exist or is empty: check the path, or the bucket and prefix")
 
 
-def _glob(source: str, output: str | None) -> Iterator[dict[str, Any]]:
+def _split_pattern(source: str) -> tuple[str, str]:
+    """The folder that a glob begins in, and the pattern below it; a part that exists as it stands is no pattern."""
     parts = source.split("/")
-    first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
+    first = 0
+    while not any(c in parts[first] for c in WILD) or _literally("/".join(parts[: first + 1])) == "folder":
+        first += 1
     base = "/".join(parts[:first]) or ("/" if source.startswith("/") else ".")
-    yield from _folder(base, output, "/".join(parts[first:]))
+    return base, "/".join(parts[first:])
 
 
 def _single(source: str, access: Access) -> dict[str, Any]:
     location = parse(source)
-    parent, _, name = source.rpartition("/")
     if location.scheme in WEB:
         access.require(location)
         return {"key": location.name, "uri": location.uri}
+    _refuse_lists(source)
+    parent, _, name = source.rpartition("/")
     entry = open_store(parent or ".").stat(name)
     if entry is None:
         raise NotFound(f"{source} does not exist: check the path")

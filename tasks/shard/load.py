@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from time import perf_counter
 
-from tasks.photos.decode import PhotoLimits, decode_photo
+from tasks.photos.decode import Photo, PhotoLimits, decode_photo
 from tasks.photos.formats import PhotoError
 from tasks.photos.sidecars import read_sidecar, resized
 from tasks.shard.boundary import photo_boundary, within
@@ -34,6 +34,10 @@ def load(
     not for a missing photo.
     """
     loaded, started = Loaded(planned), perf_counter()
+
+    def decode(data: bytes, limits: PhotoLimits) -> Photo:
+        return within(seconds, lambda: decode_photo(data, limits), "to decode")
+
     if planned.problem is not None:
         loaded.fail(Failure("invalid-line", planned.problem))
         return loaded
@@ -41,11 +45,11 @@ def load(
         try:
             data, loaded.source_etag = read_planned(planned, access, limits.max_bytes)
             loaded.image_id, loaded.source_size = hashlib.sha256(data).hexdigest(), len(data)
-            photo = within(seconds, lambda: decode_photo(data, limits), "to decode")
+            photo = decode(data, limits)
             if masks is not None:
-                loaded.mask = resized(read_sidecar(masks, planned.key, "mask", limits), photo.size)
+                loaded.mask = resized(read_sidecar(masks, planned.key, "mask", limits, decode), photo.size)
             if depths is not None:
-                loaded.depth = read_sidecar(depths, planned.key, "depth map", limits)
+                loaded.depth = read_sidecar(depths, planned.key, "depth map", limits, decode)
             loaded.photo = photo
         except (StoreUnavailable, StoreFull):
             raise

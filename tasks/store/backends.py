@@ -52,6 +52,9 @@ class Backend(Protocol):
     def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
         """All bytes, or the last ``tail``. Raises TooLarge beyond ``max_bytes``, TooSlow past the policy's deadline."""
 
+    def read_head(self, key: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object that is not empty."""
+
     def write(self, key: str, data: bytes) -> None:
         """Create or replace, whole or not at all."""
 
@@ -90,6 +93,14 @@ class LocalBackend:
             if tail is not None:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
             return read_pieces(file.read, max_bytes, show(key), lambda: end - monotonic())
+
+    def read_head(self, key: str, size: int) -> bytes:
+        """The first ``size`` bytes of a regular file."""
+        path = self._inside(key)
+        if not path.resolve().is_relative_to(self.root):
+            raise InvalidLocation(f"{key!r} is a symbolic link out of {self.root}: copy the file instead")
+        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+            return file.read(size)
 
     def write(self, key: str, data: bytes) -> None:
         """Replace in one step."""
@@ -263,6 +274,11 @@ class S3Backend:
             raise Vanished(f"{len(body)} of {expected} bytes arrived")
         return body
 
+    def read_head(self, key: str, size: int) -> bytes:
+        """GET of a range."""
+        body: bytes = self._call("get_object", Key=self.prefix + key, Range=f"bytes=0-{size - 1}")["Body"]
+        return body
+
     def write(self, key: str, data: bytes) -> None:
         """A single PUT."""
         self._call("put_object", Key=self.prefix + key, Body=data)
@@ -346,6 +362,10 @@ class FsspecBackend:
             return bytes(sync(self._fs.loop, self._fs._cat_file, path, timeout=self._seconds, **span))
         except FSTimeoutError:
             raise TooSlow(f"{show(path)} was not read after {self._seconds:g} s although the store answers") from None
+
+    def read_head(self, key: str, size: int) -> bytes:
+        """The first ``size`` bytes."""
+        return self._cat(self._path(key), {"start": 0, "end": size})
 
     def write(self, key: str, data: bytes) -> None:
         """Replace in one request."""

@@ -50,6 +50,12 @@ FOOTER_TAIL = 64 * 1024
 READERS = 16
 FEW = 4
 """Shards that are looked up one by one rather than listed."""
+SAME_FORMAT = (
+    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
+    frozenset({".tif", ".tiff"}),
+    frozenset({".heic", ".heif", ".hif"}),
+)
+"""File name extensions of one format: a picture keeps its photo's own."""
 
 MAX_NEWS = 64
 """Plans and commits after the newest checkpoint that a run leaves at most: what the next one has to read."""
@@ -353,9 +359,10 @@ class Ledger:
         ``suffix`` is the file name extension with its dot.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        stem = picture_key(key, suffix).removesuffix(suffix)
-        marked = f"{stem}.{sha256[:16]}{suffix}"
-        for path in (stem + suffix, marked, f"images/{posixpath.basename(marked)}"):
+        own = picture_key(key, suffix)
+        stem, ending = posixpath.splitext(own)
+        marked = f"{stem}.{sha256[:16]}{ending}"
+        for path in (own, marked, f"images/{posixpath.basename(marked)}"):
             with contextlib.suppress(InvalidLocation):  # on disk, where a folder has the name of a file
                 if self.store.put_new(path, data).won:
                     return Picture(path, sha256)
@@ -433,10 +440,11 @@ class Ledger:
 
 
 def picture_key(key: str, suffix: str) -> str:
-    """Key of a photo's picture: images/ and the photo's own path, with ``suffix`` added where it differs."""
+    """Key of a photo's picture: images/ and the photo's own path, with ``suffix`` added where it names another format."""
     safe = safe_key(key)
-    same = posixpath.splitext(safe)[1].lower() == suffix.lower()
-    return "images/" + (posixpath.splitext(safe)[0] if same else safe) + suffix
+    own = posixpath.splitext(safe)[1].lower()
+    same = own == suffix or any({own, suffix} <= family for family in SAME_FORMAT)
+    return "images/" + (safe if same else safe + suffix)
 
 
 def _news(plan: int, rows: pa.Table, facts: dict[ShardId, ShardFacts]) -> PlanNews:

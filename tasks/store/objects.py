@@ -57,6 +57,10 @@ class Store:
         """The last ``size`` bytes of an object (all of it if it is shorter): enough for a Parquet footer."""
         return with_retries(self._policy, f"Reading {self.shown(key)}", lambda: self._backend.read(key, size))
 
+    def get_head(self, key: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object (all of it if it is shorter): enough to tell what kind it is of."""
+        return with_retries(self._policy, f"Reading {self.shown(key)}", lambda: self._backend.read_head(key, size))
+
     def put(self, key: str, data: bytes) -> None:
         """Create or replace an object; for tables and reports that may be rebuilt at any time.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tasks.shard.process import process_shard, versions
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 from tests.photographs import write_photos
+from tests.tasks.photos import zoo
 
 
 def committed(source: Path, output: Path, config: RunConfig) -> list[dict]:
@@ -53,6 +56,19 @@ def test_found_under_the_same_name_or_as_png(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match=r"depth map d\.png cannot be used") as damaged:
         read_sidecar(str(tmp_path), "d.png", "depth map", PhotoLimits())
     assert damaged.value.code == "depth-map-damaged"
+
+
+def test_a_mask_is_decoded_within_the_limits_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No interpreter is started for PostScript, and no gigapixel is unpacked."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **options: pytest.fail("a program was started"))
+    (tmp_path / "eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30000 30000\nshowpage\n")
+    (tmp_path / "bomb.png").write_bytes(next(case.data for case in zoo.bombs() if case.name == "bomb-png-900-mp"))
+    started = time.perf_counter()
+    for name, said in (("eps.png", "no picture file"), ("bomb.png", "30000 x 30000 pixels")):
+        with pytest.raises(PhotoError, match=said) as refused:
+            read_sidecar(str(tmp_path), name, "mask", PhotoLimits())
+        assert refused.value.code == "mask-damaged"
+    assert time.perf_counter() - started < 2
 
 
 def test_resized_by_area_or_bilinearly() -> None:

@@ -1,0 +1,66 @@
+"""The embedded Prefect server on machines as they are: a proxy in the environment, two first runs at once, pure JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.embedded import LOOPBACK, reach_loopback_directly
+from tests.photographs import write_photos
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, set(LOOPBACK)),
+        ({"NO_PROXY": "intranet, .corp"}, {"intranet", ".corp", *LOOPBACK}),
+        ({"no_proxy": "intranet", "NO_PROXY": "other"}, {"intranet", *LOOPBACK}),
+        ({"no_proxy": "localhost"}, set(LOOPBACK)),
+        ({"no_proxy": "*"}, {"*"}),
+    ],
+)
+def test_no_proxy_serves_this_machine(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: set[str]
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    reach_loopback_directly()
+    assert set(os.environ["NO_PROXY"].split(",")) == set(os.environ["no_proxy"].split(",")) == expected
+
+
+def test_two_first_runs_at_once_behind_a_proxy_print_json_and_nothing_else(tmp_path: Path) -> None:
+    """A machine whose Prefect has no database yet, and whose proxy answers nothing."""
+    write_photos(tmp_path / "in", 1)
+    environment = {
+        name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "prefect_api_url")
+    }
+    environment |= {
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "PREFECT_LOGGING_LEVEL": "INFO",  # what it logs must not reach standard output either
+    }
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "dehaze", str(tmp_path / "in"), str(tmp_path / f"out{i}"),
+             "--method", "dcp", "--no-report", "--json"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for run in runs:
+        printed, said = run.communicate(timeout=500)
+        assert run.returncode == 0, said[-3000:]
+        assert json.loads(printed)["ok"] == 1
+        assert "Traceback" not in said
+    assert (tmp_path / "home" / "prefect.db").exists()
