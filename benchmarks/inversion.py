@@ -37,8 +37,6 @@ from fpcore.inversion.methods import Method, method
 from fpcore.inversion.noise_schedules import schedule_at_levels_of
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
-from fpcore.inversion.solvers import GradientDescent
-from fpcore.inversion.spdinv import invert_spd
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
 
@@ -100,12 +98,7 @@ def run(setting: Setting, chosen: Method) -> dict[str, Any]:
     """One inversion of all photographs, its round trip, and its true final residuals."""
     began = time.perf_counter()
     z0 = setting.model.encode(setting.pixels)
-    if isinstance(chosen.solver, GradientDescent):
-        found = invert_spd(setting.predict, setting.schedule, z0, batch_size=setting.batch_size, keep_trajectory=True)
-    else:
-        found = invert(
-            setting.predict, setting.schedule, z0, chosen, batch_size=setting.batch_size, keep_trajectory=True
-        )
+    found = invert(setting.predict, setting.schedule, z0, chosen, batch_size=setting.batch_size, keep_trajectory=True)
     back = sample(setting.predict, setting.schedule, found.latents, batch_size=setting.batch_size)
     assert found.trajectory is not None
     residual = final_residuals(setting.predict, setting.schedule, found.trajectory)

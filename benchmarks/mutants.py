@@ -132,8 +132,8 @@ MUTANTS = [
         "inversion.spdinv", (PEERS,),
         ("UPDATES = 25", "UPDATES = 24"),
         ("LEARNING_RATE = 1e-3", "LEARNING_RATE = 2e-3"),
-        ("z.copy_(torch.where(per_row(running.to(z.device), z) > 0, z, kept))", "pass"),
-        ("running = running & loss.isfinite() & (loss >= THRESHOLD)", "running = running & loss.isfinite()"),
+        ("optimiser.zero_grad()", "pass"),
+        ("and float(last[k]) >= THRESHOLD]", "]"),
     ),
     *_of(
         "inversion.flow_samplers", (PEERS,),

@@ -171,8 +171,6 @@ class RunConfig(BaseModel):
             )
         if self.sampler != "ddim" and self.operation == "dehaze":
             raise ValueError("dehazing walks DDIM or Euler steps: leave sampler out")
-        if self.method == "spdinv" and self.operation == "dehaze":
-            raise ValueError("spdinv inverts and edits: choose another method to dehaze")
         if self.mask_folder is not None and self.operation != "dehaze":
             raise ValueError("a region mask limits dehazing only: leave mask_folder out")
         return self

@@ -8,7 +8,7 @@ The batch stays full while images wait, then shrinks; one hard image costs nobod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,35 +17,14 @@ from torch import Tensor
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.methods import Method
 from fpcore.inversion.path_bound import path_bound
-from fpcore.inversion.records import Recorder, StepRecords
+from fpcore.inversion.records import Recorder
+from fpcore.inversion.result import Cancelled as Cancelled
+from fpcore.inversion.result import Inversion as Inversion
+from fpcore.inversion.result import Predict as Predict
 from fpcore.inversion.schedule import Schedule
 from fpcore.inversion.solvers import GradientDescent
+from fpcore.inversion.spdinv import invert_spd
 from fpcore.inversion.step import compact_slots, constants, empty_state, insert_slots, take_step
-
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(z (R, C, h, w), timestep (R,), image index (R,)) → the network's raw output (R, C, h, w)."""
-
-
-class Cancelled(Exception):
-    """The caller asked the engine to stop between two evaluations."""
-
-
-@dataclass(frozen=True)
-class Inversion:
-    """The result for M images.
-
-    ``latents`` (M, C, h, w): z_T. ``status`` (M,): the worst of each image's steps. ``nfe`` (M,): network rows computed.
-    ``path_bound`` (M,): a bound on RMS(z_T − exact z_T), infinite or NaN where there is none (``fpcore.inversion.path_bound``).
-    ``trajectory`` (M, N + 1, C, h, w) if asked for: the state before the first step and after each. An image whose
-    status is NONFINITE was abandoned where it happened, its latent is the last finite state and no inversion.
-    """
-
-    latents: Tensor
-    status: list[Status]
-    nfe: list[int]
-    records: StepRecords
-    path_bound: list[float]
-    trajectory: Tensor | None = None
 
 
 def _perturbations(like: Tensor, paths: int, seeds: list[int]) -> Tensor:
@@ -82,7 +61,7 @@ def invert(
         The inverted latents and every step's record. The verdicts are the one device-to-host transfer of a call.
     """
     if isinstance(method.solver, GradientDescent):
-        raise ValueError(f"{method.name} differentiates the network: call fpcore.inversion.spdinv.invert_spd")
+        return invert_spd(predict, schedule, z0, batch_size=batch_size, keep_trajectory=keep_trajectory)
     walked, original = schedule.take(schedule.real), schedule.real.numpy()
     count, steps, k = len(z0), len(walked), method.paths
     slots = max(1, min(batch_size, count))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fpcore.inversion.criteria import Status
-from fpcore.inversion.invert import Inversion, Predict
 from fpcore.inversion.records import Recorder
-from fpcore.inversion.schedule import Schedule, per_row
+from fpcore.inversion.result import Inversion, Predict
+from fpcore.inversion.schedule import Schedule
 
 UPDATES = 25
 LEARNING_RATE = 1e-3
@@ -50,46 +50,44 @@ def _solve(
     predict: Predict, schedule: Schedule, i: int, base: Tensor, rows: Tensor, recorder: Recorder
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of a batch: z_t (B, …), evaluations spent (B,), last loss (B,); the latter two in main memory."""
-    step = torch.full((len(base),), i)
-    t = schedule.timesteps[step].to(base.device)
 
-    def f(z: Tensor) -> Tensor:
-        d = schedule.direction(predict(z, t, rows).to(z.dtype), z, step.to(z.device))
-        return float(schedule.phi[i]) * base + float(schedule.psi[i]) * d
+    def f(z: Tensor, chosen: Tensor) -> Tensor:
+        step = torch.full((len(z),), i)
+        output = predict(z, schedule.timesteps[step].to(z.device), rows[chosen])
+        d = schedule.direction(output.to(z.dtype), z, step.to(z.device))
+        return float(schedule.phi[i]) * base[chosen] + float(schedule.psi[i]) * d
 
+    everyone = torch.arange(len(base), device=base.device)
     with torch.no_grad():
-        z = f(base)
-    z.requires_grad_()
-    optimiser = torch.optim.AdamW([z], lr=LEARNING_RATE)
-    running = torch.ones(len(base), dtype=torch.bool)
+        start = f(base, everyone)
+    # a leaf an image: AdamW leaves alone those without a gradient, so that an image that has stopped rests
+    each = [z.clone().requires_grad_() for z in start.split(1)]
+    optimiser = torch.optim.AdamW(each, lr=LEARNING_RATE)
     spent, last = torch.ones(len(base), dtype=torch.long), torch.full((len(base),), torch.inf)
+    running = list(range(len(base)))
     for update in range(1, UPDATES + 1):
-        kept = z.detach().clone()
+        optimiser.zero_grad()
         with torch.enable_grad():
-            each = (z - f(z)).square().flatten(1).mean(1)
-            (z.grad,) = torch.autograd.grad(each.sum(), [z])
+            z = torch.cat([each[k] for k in running])
+            loss = (z - f(z, everyone[running])).square().flatten(1).mean(1)
+            gradients = torch.autograd.grad(loss.sum(), [each[k] for k in running])
+        for k, gradient in zip(running, gradients, strict=True):
+            each[k].grad = gradient
         optimiser.step()
-        with torch.no_grad():
-            z.copy_(torch.where(per_row(running.to(z.device), z) > 0, z, kept))
-        loss = each.detach().cpu().to(last.dtype)
-        spent += running
-        last = torch.where(running, loss, last)
-        _record(recorder, rows.cpu().numpy(), i, update, running.numpy(), loss)
-        running = running & loss.isfinite() & (loss >= THRESHOLD)
-        if not bool(running.any()):
+        spent[running] += 1
+        last[running] = loss.detach().cpu().to(last.dtype)
+        _record(recorder, rows[running].cpu().numpy(), i, update, last[running])
+        running = [k for k in running if bool(last[k].isfinite()) and float(last[k]) >= THRESHOLD]
+        if not running:
             break
-    return z.detach(), spent, last
+    return torch.cat([z.detach() for z in each]), spent, last
 
 
-def _record(
-    recorder: Recorder, images: NDArray[np.int64], step: int, update: int, running: NDArray[np.bool_], loss: Tensor
-) -> None:
-    """One row of the records for each running image; what is not measured is NaN."""
-    chosen = images[running]
-    intra = loss.sqrt().numpy()[running]
-    ended = (intra**2 < THRESHOLD) | (update == UPDATES)
-    unknown = np.full(len(chosen), np.nan)
-    status = np.where(intra**2 < THRESHOLD, Status.CONVERGED, Status.MAX_ITERATIONS)
-    codes = np.where(ended, status, Status.RUNNING)
-    columns = (chosen, np.full(len(chosen), step), np.full(len(chosen), update), codes)
-    recorder.add(*columns, intra, unknown, unknown, unknown)
+def _record(recorder: Recorder, images: NDArray[np.int64], step: int, update: int, loss: Tensor) -> None:
+    """One row of the records for each image still running; what is not measured is NaN."""
+    unknown = np.full(len(images), np.nan)
+    met = loss.numpy() < THRESHOLD
+    at_end = Status.MAX_ITERATIONS if update == UPDATES else Status.RUNNING
+    codes = np.where(met, int(Status.CONVERGED), int(at_end))
+    columns = (images, np.full(len(images), step), np.full(len(images), update), codes)
+    recorder.add(*columns, loss.sqrt().numpy(), unknown, unknown, unknown)

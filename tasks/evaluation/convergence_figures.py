@@ -116,6 +116,7 @@ def _first_curves(figure: Figure, c: Columns) -> None:
         for measure, colour, label in (("intra", BLUE, "intra-path"), ("inter", ORANGE, "inter-path")):
             x, y = _median(c, measure, "iteration", c["step"] == step)
             axes.plot(x, y, "o-", markersize=2.5, color=colour, label=label)
+        axes.locator_params(axis="x", integer=True)
         axes.set(yscale="log", title=f"step {step}, t = {c['timestep'][c['step'] == step][0]}")
     grid.flat[0].legend()
     for axes in list(grid.flat)[len(steps) :]:

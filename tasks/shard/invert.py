@@ -17,8 +17,6 @@ from fpcore.inversion.oom import OOMBackoff
 from fpcore.inversion.records import Recorder
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
-from fpcore.inversion.solvers import GradientDescent
-from fpcore.inversion.spdinv import invert_spd
 from fpcore.models.model import Model
 from fpcore.stopwatch import Stopwatch
 from tasks.config import RunConfig
@@ -104,11 +102,8 @@ def invert_group(
     if sampler is not None:
         found = invert_flow(sampler, predict, schedule, latents, batch_size=config.batch_size, seeds=seeds)
         return _exact_inversion(found, flow_evaluations(sampler, schedule.evaluations))
-    chosen, size = inversion_method(config), config.batch_size
-    if isinstance(chosen.solver, GradientDescent):
-        return invert_spd(predict, schedule, latents, batch_size=size, keep_trajectory=trajectory)
     return invert(
-        predict, schedule, latents, chosen, batch_size=config.batch_size, seeds=seeds,
+        predict, schedule, latents, inversion_method(config), batch_size=config.batch_size, seeds=seeds,
         keep_trajectory=trajectory, should_stop=should_stop,
     )  # fmt: skip
 

@@ -15,7 +15,6 @@ from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import method
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
-from fpcore.inversion.spdinv import invert_spd
 from tests.fpcore.closed_form import mixture
 
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -68,10 +67,7 @@ def test_every_method_walks_every_schedule(name: str) -> None:
         model = mixture(schedule)
         z0 = model.draw(2, torch.Generator().manual_seed(0))
         chosen = method(name, tolerance=1e-4, iterations=4)
-        if name == "spdinv":
-            run = invert_spd(model.predict, schedule, z0, keep_trajectory=True)
-        else:
-            run = invert(model.predict, schedule, z0, chosen, batch_size=2, keep_trajectory=True)
+        run = invert(model.predict, schedule, z0, chosen, batch_size=2, keep_trajectory=True)
         assert run.latents.isfinite().all(), label(settings)
         ended = run.records.status != Status.RUNNING
         assert Status.NONFINITE not in run.status, label(settings)
