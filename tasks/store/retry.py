@@ -19,6 +19,7 @@ from tasks.store.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from tasks.store.redact import redact
 
 T = TypeVar("T")
 
@@ -73,7 +74,8 @@ _NETWORK_CLASSES = frozenset(
     "JSONDecodeError ChecksumError".split()  # gcsfs meets a reply that was cut short
 )
 _CREDENTIAL_CLASSES = frozenset(
-    "NoCredentialsError PartialCredentialsError TokenRetrievalError GoogleAuthError ClientAuthenticationError".split()
+    "NoCredentialsError PartialCredentialsError CredentialRetrievalError TokenRetrievalError SSOError ProfileNotFound "
+    "ConfigNotFound ConfigParseError InvalidConfigError GoogleAuthError ClientAuthenticationError".split()
 )
 
 
@@ -137,11 +139,12 @@ def with_retries(policy: RetryPolicy, what: str, call: Callable[[], T]) -> T:
     except StoreError:
         raise
     except Exception as error:
-        raise _explain(error, what, policy) from error
+        explained = _explain(error, what, policy)
+        raise explained from (error if redact(str(error)) == str(error) else None)
 
 
 def _explain(error: Exception, what: str, policy: RetryPolicy) -> StoreError:
-    reason = f"{type(error).__name__}: {error}"
+    reason = redact(f"{type(error).__name__}: {error}")
     match kind_of(error):
         case Kind.MISSING:
             return NotFound(f"{what}: it does not exist; check the spelling and that the bucket or folder is there")

@@ -1,0 +1,217 @@
+"""Manifests as tools write them, and as somebody who means harm writes them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tasks.photos.manifest_formats import MAX_TEXT
+from tasks.photos.manifests import mask_of, read_manifest
+from tasks.store.access import Access
+from tasks.store.errors import StoreError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "set"
+    (place / "s1").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg", "s1/0001.jpg"):
+        (place / name).write_bytes(b"x")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    return place
+
+
+def entries(folder: Path, name: str, content: str | bytes, access: Access = Access()) -> list[dict[str, Any]]:  # noqa: B008
+    data = content.encode() if isinstance(content, str) else content
+    (folder / name).write_bytes(data)
+    return list(read_manifest(str(folder / name), access))
+
+
+def parquet(columns: dict[str, Any]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+PLAIN = "path,prompt\na.jpg,haze\n"
+WRITTEN = {
+    "plain.csv": PLAIN,
+    "bom.csv": "\ufeff" + PLAIN,
+    "semicolons.csv": PLAIN.replace(",", ";"),
+    "tabs.tsv": PLAIN.replace(",", "\t"),
+    "excel.csv": "sep=;\r\n" + PLAIN.replace(",", ";").replace("\n", "\r\n"),
+    "capitals.csv": "Path , PROMPT\na.jpg,haze\n",
+    "utf16.csv": PLAIN.encode("utf-16"),
+    "utf16-be.csv": b"\xfe\xff" + PLAIN.encode("utf-16-be"),
+    "utf16-without-mark.csv": PLAIN.encode("utf-16-le"),
+    "utf32.csv": PLAIN.encode("utf-32"),
+    "lines.jsonl": '{"path": "a.jpg", "prompt": "haze"}\n',
+    "bom.jsonl": '\ufeff{"path": "a.jpg", "prompt": "haze"}\n',
+    "array.json": '[{"path": "a.jpg", "prompt": "haze"}]',
+    "lines.json": '{"path": "a.jpg", "prompt": "haze"}\n{"path": "b.jpg"}\n',
+    "hugging-face.jsonl": '{"file_name": "a.jpg", "prompt": "haze"}\n',
+    "image-struct.jsonl": '{"image": {"bytes": null, "path": "a.jpg"}, "prompt": "haze"}\n',
+    "source-uri.csv": "source_uri,prompt\na.jpg,haze\n",
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_tool_is_understood(folder: Path, name: str) -> None:
+    found = entries(folder, name, WRITTEN[name])
+    assert (found[0]["key"], found[0]["prompt"]) == ("a.jpg", "haze")
+    assert found[0]["uri"] == f"file://{folder}/a.jpg"
+    assert not [entry for entry in found if "problem" in entry]
+
+
+def test_numbers_as_pandas_writes_them(folder: Path) -> None:
+    found = entries(folder, "seeds.csv", "path,prompt,seed\na.jpg,a,7.0\nb.jpg,,\ns1/0001.jpg,x,NaN\n")
+    assert [entry.get("seed") for entry in found] == [7, None, None]
+    seeds = pa.array([7.0, float("nan"), None])
+    found = entries(folder, "s.parquet", parquet({"path": ["a.jpg", "b.jpg", "s1/0001.jpg"], "seed": seeds}))
+    assert [entry.get("seed") for entry in found] == [7, None, None]
+    assert type(found[0]["seed"]) is int
+
+
+def test_hugging_face_pictures_in_parquet(folder: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    paths = pa.array([{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}], kind)
+    assert [entry["key"] for entry in entries(folder, "hf.parquet", parquet({"image": paths}))] == ["a.jpg", "b.jpg"]
+    inside = pa.array([{"bytes": b"\xff\xd8\xff", "path": "a.jpg"}], kind)
+    with pytest.raises(ValueError, match="column image holds the pictures themselves"):
+        entries(folder, "bytes.parquet", parquet({"image": inside}))
+
+
+def test_a_folder_of_parquet_files_is_one_manifest(folder: Path) -> None:
+    (folder / "spark.parquet").mkdir()
+    for name, path in (("part-1.parquet", "b.jpg"), ("part-0.parquet", "a.jpg"), ("_x.parquet", "no.jpg")):
+        (folder / "spark.parquet" / name).write_bytes(parquet({"path": [path]}))
+    (folder / "spark.parquet" / "_SUCCESS").write_bytes(b"")
+    assert [entry["key"] for entry in read_manifest(str(folder / "spark.parquet"))] == ["a.jpg", "b.jpg"]
+
+
+SHAPES: dict[str, Any] = {
+    "seed text": {"seed": "seven"}, "seed half": {"seed": 7.5}, "seed negative": {"seed": -1}, "seed huge": {"seed": 1e300},
+    "seed infinite": {"seed": float("inf")}, "seed list": {"seed": [1]}, "seed true": {"seed": True},
+    "prompt object": {"prompt": {"a": 1}}, "prompt long": {"prompt": "x" * 20_000}, "blend three": {"blended_word": "a b c"},
+    "share infinite": {"cross_replace": float("inf")}, "share large": {"cross_replace": 7}, "share text": {"blend_start": "x"},
+    "tokens odd": {"tokens": "rm -rf"}, "tokens list": {"tokens": []}, "reweight list": {"reweight": [1, 2]},
+    "reweight deep": {"reweight": {"a": {"b": 1}}}, "reweight text": {"reweight": "snow"}, "amplify": {"amplify": "1e999"},
+    "mask odd": {"mask": [1]}, "mask outside": {"mask": [10**9, 5]}, "mask negative": {"mask": [5, -1]},
+    "mask object": {"mask": {"a": 1}}, "mask nested": {"mask": "[[1,2],[3,4]]"}, "mask broken": {"mask": "[1, 2"},
+    "mask null": {"mask": "[null]"}, "mask gone": {"mask": "no.png"}, "mask not a picture": {"mask": "b.jpg"},
+    "mask outside root": {"mask": "../secret.jpg"}, "mask absolute": {"mask": "/etc/passwd"}, "mask device": {"mask": "/dev/zero"},
+    "path list": {"path": ["a.jpg"]}, "path number list": {"path": [1]}, "path object": {"path": {"x": 1}},
+    "path bytes": {"path": {"bytes": "x", "path": "a.jpg"}}, "path long": {"path": "x" * 10_000},
+    "path up": {"path": "../secret.jpg"}, "path absolute": {"path": "/etc/passwd"}, "path file url": {"path": "file:///etc/passwd"},
+    "path percent": {"path": "file:///%2e%2e/etc/passwd"}, "path nul": {"path": "a\0.jpg"}, "path scheme": {"path": "gopher://h/a"},
+    "path chain": {"path": "simplecache::s3://b/k"}, "path bucket": {"path": "s3://other/a.jpg"}, "path home": {"path": "/root/.ssh/id"},
+    "path http": {"path": "http://127.0.0.1/a.jpg"}, "path metadata": {"path": "http://169.254.169.254/latest"},
+    "path userinfo": {"path": "https://u:p@h/a.jpg"}, "path signed": {"path": "s3://b/k?X-Amz-Signature=s&X-Amz-Credential=c"},
+    "key list": {"key": [1]}, "key long": {"key": "x" * 10_000},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bad_line_is_a_failed_row_and_its_neighbours_go_on(folder: Path, shape: str) -> None:
+    lines = [{"path": "b.jpg"}, {"path": "a.jpg", **SHAPES[shape]}, {"path": "s1/0001.jpg"}]
+    first, bad, last = entries(folder, "list.jsonl", "\n".join(map(json.dumps, lines)))
+    assert (first["key"], last["key"]) == ("b.jpg", "s1/0001.jpg")
+    assert "problem" not in {**first, **last}
+    assert "list.jsonl, row 2" in bad["problem"], "names the row"
+    column = next(iter(SHAPES[shape]))
+    if column not in {"path", "blended_word"}:
+        assert column in bad["problem"], "names the column"
+    assert len(bad["problem"]) < 1000
+
+
+def test_lines_that_cannot_be_read_at_all(folder: Path) -> None:
+    text = '{"path": "a.jpg"}\n{not json\n[1]\n"text"\n' + "[" * 100_000 + '\n{"path": "b.jpg"}\n'
+    found = entries(folder, "list.jsonl", text)
+    assert [("problem" in entry) for entry in found] == [False, True, True, True, True, False]
+    found = entries(folder, "list.csv", "path,prompt\na.jpg,x\nb.jpg,x,y,z\na.jpg," + "x" * 200_000 + "\nb.jpg,x\n")
+    assert [("problem" in entry) for entry in found] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.csv", "", "names no photo"),
+        ("header.csv", "path,prompt\n", "names no photo"),
+        ("other.csv", "prompt\nhaze\n", "no column names the photo"),
+        ("twice.csv", "path,path\na.jpg,b.jpg\n", "two columns called path"),
+        ("latin.csv", "path\nfa\xe7ade.jpg\n".encode("latin-1"), "line 2 is not UTF-8"),
+        ("broken.json", '[{"path": "a.jpg"}', "not JSON"),
+        ("deep.json", "[" * 100_000, "not JSON"),
+        ("broken.parquet", b"PAR1" + b"x" * 100 + b"PAR1", "not readable Parquet"),
+        ("short.parquet", b"PAR1", "not readable Parquet"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(
+    folder: Path, name: str, content: str | bytes, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        entries(folder, name, content)
+
+
+def test_places_the_operator_lists_may_be_named(folder: Path) -> None:
+    text = f"path\na.jpg\n{folder.parent}/secret.jpg\n"
+    assert "--allow-root" in entries(folder, "list.csv", text)[1]["problem"]
+    allowed = entries(folder, "list.csv", text, Access.to(str(folder.parent)))[1]
+    assert "problem" not in allowed
+    assert allowed["key"] == "secret.jpg"
+    web = "path\na.jpg\nhttps://example.org/a.jpg\n"
+    assert "--allow-http" in entries(folder, "list.csv", web)[1]["problem"]
+    assert entries(folder, "list.csv", web, Access(http=True))[1]["key"] == "a.jpg"
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
+    (folder / "link.jpg").symlink_to(folder.parent / "secret.jpg")
+    assert "problem" in entries(folder, "list.csv", "path\na.jpg\nlink.jpg\n")[1]
+
+
+def test_signatures_stay_out_of_keys_and_messages(folder: Path) -> None:
+    signed = "https://h/d/photo%20one.jpg?X-Amz-Credential=CANARY&X-Amz-Signature=CANARY"
+    text = f"path,seed\na.jpg,\n{signed},\n{signed},x\ns3://b/k?X-Amz-Credential=CANARY&X-Amz-Signature=CANARY,\n"
+    _, good, bad, bucket = entries(folder, "list.csv", text, Access(http=True))
+    assert good["key"] == "photo one.jpg"
+    assert "CANARY" in good["uri"], "reading needs it"
+    assert "CANARY" not in f"{bad['key']}{bad['problem']}{bucket['key']}{bucket['problem']}"
+
+
+def test_a_value_repeated_by_a_dictionary_does_not_fill_the_memory(folder: Path) -> None:
+    """2 MB of Parquet that unpack to 40 GB of prompts."""
+    values = pa.array(["a.jpg"] * 20_000)
+    prompt = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 2_000_000]))
+    data = parquet({"path": values, "prompt": prompt})
+    assert len(data) < 4_000_000
+    (folder / "bomb.parquet").write_bytes(data)
+    with pytest.raises(ValueError, match="prompt: String should have at most"):
+        list(read_manifest(str(folder / "bomb.parquet")))
+    assert MAX_TEXT < 2_000_000
+
+
+def test_masks_go_through_the_decoder_of_photos() -> None:
+    with pytest.raises(ValueError, match="EPS|not an image|PostScript|image"):
+        mask_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    sink = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(sink, "PNG")
+    with pytest.raises(ValueError, match="pixels|megapixels|larger"):
+        mask_of(sink.getvalue())
+    sink = io.BytesIO()
+    Image.fromarray(np.uint8([[0, 255], [0, 0]])).resize((64, 64), 0).save(sink, "PNG")
+    assert len(mask_of(sink.getvalue())) == 2 * 256, "the upper right quarter: a run in each of 256 rows"
+
+
+def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(StoreError, match="device, pipe or socket"):
+        list(read_manifest(str(tmp_path / "list.csv")))
