@@ -57,7 +57,7 @@ def _float(text: str) -> float:
         raise ValueError("must be a number") from None
 
 
-Number = Annotated[float | None, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Number = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, BeforeValidator(_number)]
 Text = Annotated[str | None, Field(max_length=10_000)]
 
 
@@ -72,9 +72,10 @@ class Line(BaseModel):
     target_prompt: Text = None
     blended_word: Text = None
     editing_type: Text = None
-    seed: Annotated[int | None, BeforeValidator(_number), Field(ge=0, lt=2**63)] = None
+    seed: Annotated[Annotated[int, Field(ge=0, lt=2**63)] | None, BeforeValidator(_number)] = None
     mask: Annotated[str, Field(max_length=MAX_TEXT)] | list[int] | None = None
     tokens: Text = None
+    padding: Text = None
     reweight: dict[str, Number] | Text = None
     cross_replace: Number = None
     self_replace: Number = None
@@ -249,7 +250,7 @@ def _is_gap(value: Any) -> bool:
 def _complaint(found: Any) -> str:
     """What pydantic says of a value, with the column's name and the value's start."""
     column = str(found["loc"][0]) if found["loc"] else "?"
-    value = str(show(str(found["input"])))[:60]
+    value = str(show(str(found["input"])[:300]))[:60]
     return (
         f"column {'path' if column == 'where' else column}: {found['msg'].removeprefix('Value error, ')}, not {value!r}"
     )
@@ -265,4 +266,4 @@ def _key(where: str, address: Address) -> str:
 def _named(row: Row, number: int) -> str:
     """A key for a line that cannot be used."""
     given = next((str(row[name]) for name in ("key", *PLACES) if isinstance(row.get(name), str) and row[name]), "")
-    return str(show(given))[:400] or f"row {number}"
+    return str(show(given[:400])) or f"row {number}"
