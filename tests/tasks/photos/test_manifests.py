@@ -115,7 +115,7 @@ SHAPES: dict[str, Any] = {
     "path up": {"path": "../secret.jpg"}, "path absolute": {"path": "/etc/passwd"}, "path file url": {"path": "file:///etc/passwd"},
     "path percent": {"path": "file:///%2e%2e/etc/passwd"}, "path nul": {"path": "a\0.jpg"}, "path scheme": {"path": "gopher://h/a"},
     "path chain": {"path": "simplecache::s3://b/k"}, "path bucket": {"path": "s3://other/a.jpg"}, 
-    "path home": {"path": "~/.ssh/id"},
+    "path link": {"path": "/proc/self/environ"},
     "path http": {"path": "http://127.0.0.1/a.jpg"}, "path metadata": {"path": "http://169.254.169.254/latest"},
     "path userinfo": {"path": "https://u:p@h/a.jpg"}, "path signed": {"path": "s3://b/k?X-Amz-Signature=s&X-Amz-Credential=c"},
     "key list": {"key": [1]}, "key long": {"key": "x" * 10_000},
