@@ -23,6 +23,7 @@ from tests.tasks.photos.test_image_zoo import mutated
 from tests.tasks.photos.test_metadata import ELSEWHERE, FULL
 
 SHARD = 50
+NIGHT = (pytest.mark.chaos, pytest.mark.timeout(3600))
 SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tif", "heic": ".heic", "avif": ".avif"}
 
 
@@ -71,8 +72,8 @@ def write_damaged(folder: Path, count: int, seed: int) -> list[str]:
     ("count", "target"),
     [
         (150, "same"),
-        pytest.param(2000, "same", marks=pytest.mark.chaos),
-        pytest.param(500, "jpeg", marks=pytest.mark.chaos),
+        pytest.param(2000, "same", marks=NIGHT),
+        pytest.param(500, "jpeg", marks=NIGHT),
     ],
 )
 def test_every_damaged_file_has_one_row_and_no_shard_stays_open(tmp_path: Path, count: int, target: str) -> None:
