@@ -232,7 +232,7 @@ def outcomes(predict: Predict, schedule: Schedule, z0: Tensor, chosen: Method, *
     """What became of each image.
 
     Columns: image, status, nfe, hardest (iterations of its costliest step), round_trip (RMS of sampling back minus z0),
-    and converged, stagnated, oscillating, diverging, max_iterations: how many of its steps ended so.
+    and converged, uncertified, stagnated, oscillating, diverging, max_iterations: how many of its steps ended so.
     """
     run = invert(predict, schedule, z0, chosen, batch_size=batch_size)
     back = sample(predict, schedule, run.latents, batch_size=batch_size)
@@ -245,7 +245,9 @@ def outcomes(predict: Predict, schedule: Schedule, z0: Tensor, chosen: Method, *
         "hardest": np.array(hardest),
         "round_trip": rms(back - z0).double().cpu().numpy(),
     }
-    verdicts = (Status.CONVERGED, Status.STAGNATED, Status.OSCILLATING, Status.DIVERGING, Status.MAX_ITERATIONS)
+    verdicts = (
+        Status.CONVERGED, Status.UNCERTIFIED, Status.STAGNATED, Status.OSCILLATING, Status.DIVERGING, Status.MAX_ITERATIONS,
+    )  # fmt: skip
     return columns | {v.label.replace("-", "_"): np.array([counted[v] for counted in ended]) for v in verdicts}
 
 

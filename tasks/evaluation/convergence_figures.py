@@ -22,7 +22,13 @@ STYLE: Any = {
     "legend.fontsize": 8, "svg.hashsalt": "fixpoint", "lines.linewidth": 1.6,
 }  # fmt: skip
 BLUE, ORANGE, GREEN, RED = "#2f6fb3", "#d06a1c", "#2b8a6b", "#b33f62"
-BAD = {"stagnated": "#a88a12", "oscillating": "#8a4fa8", "diverging": RED, "max_iterations": "#777777"}
+BAD = {
+    "uncertified": "#9db8d2",
+    "stagnated": "#a88a12",
+    "oscillating": "#8a4fa8",
+    "diverging": RED,
+    "max_iterations": "#777777",
+}
 
 
 def draw(name: str, columns: Columns) -> Figure:

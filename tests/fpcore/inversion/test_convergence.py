@@ -116,10 +116,12 @@ def test_final_residuals_are_measured_anew() -> None:
 
 def test_outcomes_count_what_happened() -> None:
     schedule, predict, z0, _ = walked()
-    good = analysis.outcomes(predict, schedule, z0, method("certified", tolerance=1e-6))
+    good = analysis.outcomes(predict, schedule, z0, method("certified", tolerance=1e-6, certify_below=1.0))
     assert list(good["status"]) == ["converged"] * 3
     assert (good["converged"] == STEPS).all()
     assert (good["round_trip"] < 1e-3).all()
+    withheld = analysis.outcomes(predict, schedule, z0, method("certified", tolerance=1e-6, certify_below=0.0))
+    assert (withheld["uncertified"] == STEPS).all()
     hasty = analysis.outcomes(predict, schedule, z0, method("intra-path", tolerance=1e-9, max_iterations=2))
     assert (hasty["max_iterations"] > 0).all()
     assert (hasty["hardest"] == 2).all()
