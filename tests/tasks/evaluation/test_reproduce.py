@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from tasks.evaluation.reproduce import FIGURES, PaperFigure, reproduce_figure
 from tasks.evaluation.sample_data import write_edits, write_haze
 
@@ -49,13 +49,12 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_sample_data_have_the_benchmarks_layouts(tmp_path: Path) -> None:
-    from flows.evaluate import find_pairs
     from fpcore.evaluation.pie_bench import read_mapping
 
     folder = Path(write_edits(tmp_path / "edits", 2))
     samples = read_mapping((folder / "mapping_file.json").read_bytes())
     assert [sample.target_prompt for sample in samples] == ["a photo of a desert"] * 2
     assert all((folder / "annotation_images" / sample.image_path).is_file() for sample in samples)
-    hazy, clear = find_pairs(write_haze(tmp_path / "haze", 2))
+    hazy, clear = (Path(write_haze(tmp_path / "haze", 2)) / part for part in ("hazy", "gt"))
     assert sorted(p.name for p in hazy.iterdir()) == sorted(p.name for p in clear.iterdir())
     assert len(list(hazy.iterdir())) == 2
