@@ -51,7 +51,7 @@ def write_shard(
         "image_id": [hashlib.sha256(key.encode()).hexdigest() for key in keys],
         "source_uri": [f"s3://bucket/{key}" for key in keys],
         "status": ["ok"] * count,
-        "verdict": ["improved"] * count,
+        "verdict": ["cleared"] * count,
         "output_path": [f"images/{key}" for key in keys],
         "inversion_status": ["converged"] * count,
         "latent": pa.FixedShapeTensorArray.from_numpy_ndarray(latent.reshape(count, 4, 4, 4)),

@@ -142,9 +142,11 @@ def run(job: Job, folder: str, output: str, count: int, unet: Any, shard_size: i
     photos = Path(folder, f"photos-{count}")
     if not photos.exists():
         write_photos(job, photos, count)
-    variant: Any = "graded" if job.model.text_encoders else "regenerate"  # random weights know two prompts only
     config = RunConfig(
-        num_inference_steps=job.steps, batch_size=job.batch_size, shard_size=shard_size, dehaze_variant=variant
+        num_inference_steps=job.steps,
+        batch_size=job.batch_size,
+        shard_size=shard_size,
+        dehaze_variant="prior-weighted",
     )
     ledger = Ledger(open_store(str(Path(folder, output))))
     ledger.create_run(config.identity())

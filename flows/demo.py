@@ -22,8 +22,8 @@ DEFAULT = "demo/photos"
 
 GAINED = {"PSNR hazy": "metrics['psnr_input']", "PSNR dehazed": "metrics['psnr_output']"}, "To the clear photograph, dB"
 SEEN = (
-    {"haze seen": "metrics['haze_seen']", "applied": "strength"},
-    "Haze seen, 0 to 1, and share of the edit applied",
+    {"haze": "metrics['haze_amount']", "times as clear": "coalesce(metrics['clearer'], 1)"},
+    "Density of haze, 0 to 1, and gain in local contrast of the veiled part",
 )
 
 

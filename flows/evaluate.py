@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 from prefect import flow
 
@@ -25,7 +27,6 @@ MEASURES = """
     avg(metrics['ssim_output']) AS ssim_after,
     min(metrics['psnr_output'] - metrics['psnr_input']) AS worst_gain,
     avg(CAST(metrics['psnr_output'] > metrics['psnr_input'] AS INT)) AS share_better,
-    avg(metrics['psnr_round_trip']) AS psnr_round_trip,
     avg(metrics['dark_channel_before']) AS dark_channel_before,
     avg(metrics['dark_channel_after']) AS dark_channel_after,
     avg(metrics['contrast_before']) AS contrast_before,
@@ -33,6 +34,16 @@ MEASURES = """
     avg(metrics['colourfulness_before']) AS colourfulness_before,
     avg(metrics['colourfulness_after']) AS colourfulness_after,
     avg(metrics['structure_distance']) AS structure_distance,
+    avg(metrics['ciede2000_input']) AS ciede2000_before,
+    avg(metrics['ciede2000_output']) AS ciede2000_after,
+    count(*) FILTER (metrics['psnr_output'] < metrics['psnr_input']) AS below_input,
+    min(metrics['psnr_output']) AS least_psnr,
+    count(*) FILTER (metrics['psnr_output'] >= 30) AS at_30_db,
+    median(coalesce(metrics['clearer'], 1)) FILTER (status = 'ok') AS times_as_clear,
+    count(*) FILTER (metrics['cleared'] = 1) AS cleared,
+    count(*) FILTER (metrics['harmed'] = 1) AS harmed,
+    count(*) FILTER (verdict = 'unchanged') AS unchanged,
+    count(*) FILTER (verdict = 'gently') AS gently,
     avg(nfe) AS nfe
 """
 TILE = 192
@@ -52,45 +63,54 @@ def find_pairs(data: str) -> tuple[Path, Path]:
 
 @flow(
     name="evaluate",
-    flow_run_name="evaluate {data}",
-    description="RESIDE protocol: hazy pairs, the clear side, round trip, and real photographs.",
+    flow_run_name="evaluate dehazing",
+    description="Hazy pairs against their truth, the clear side, real photographs, clear photographs.",
     persist_result=False,
 )
-def evaluate_reside(
-    data: str,
+def evaluate_dehaze(
+    pairs: list[str],
     output: str,
     config: RunConfig = RunConfig(),
-    variants: list[DehazeVariant] = ["graded", "dcp"],  # noqa: B006 (Prefect copies it; the form shows it)
+    variants: list[DehazeVariant] = ["density", "even-veil", "dcp"],  # noqa: B006 (Prefect copies it; the form shows it)
     real: str | None = None,
+    clear: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every variant on the hazy side, the first also on the clear side; table.json, table.md and sheets in ``output``.
+    """Run every variant on hazy pairs and real photographs, the first on clear ones; table.json, table.md, table.parquet, sheets.
 
     Args:
-        data: folder with hazy/ and gt/ (RESIDE SOTS)
+        pairs: folders with hazy/ and gt/ (RESIDE's layout)
         output: folder that the runs, tables and sheets go to
         config: what is done to every photo, but for the variant
-        variants: variants of dehazing; the first is also run on the clear side
+        variants: variants of dehazing; the first is also run on the clear sides and on ``clear``
         real: folder of real hazy photographs without truth
+        clear: folder of clear photographs, which are to come back as they are
     """
-    hazy, clear = find_pairs(data)
-    rows = []
-    for variant in variants:
-        chosen = config.model_copy(update={"dehaze_variant": variant})
-        rows.append(_measure(variant, str(hazy), f"{output}/{variant}", chosen, str(clear)))
+    sides = [find_pairs(folder) for folder in pairs]
     first = config.model_copy(update={"dehaze_variant": variants[0]})
-    rows.append(_measure(f"{variants[0]}, clear side", str(clear), f"{output}/{variants[0]}-clear", first, str(clear)))
-    trip = config.model_copy(update={"operation": "invert", "prompt": "clear"})
-    rows.append(_measure("round trip of the clear side", str(clear), f"{output}/round-trip", trip, None))
+    rows = []
+    for number, (hazy, truth) in enumerate(sides, 1):
+        where = f"{output}/pairs-{number}"
+        for variant in variants:
+            chosen = config.model_copy(update={"dehaze_variant": variant})
+            rows.append(
+                _measure(f"{variant}, {pairs[number - 1]}", str(hazy), f"{where}/{variant}", chosen, str(truth))
+            )
+        name = f"{variants[0]}, clear side of {pairs[number - 1]}"
+        rows.append(_measure(name, str(truth), f"{where}/clear", first, str(truth)))
+        pictures = sheet(str(hazy), [(v, f"{where}/{v}") for v in variants], truth=truth, most=20)
+        pictures.save(Path(output) / f"sheet-pairs-{number}.jpg", quality=88)
     if real is not None:
         for variant in variants:
             chosen = config.model_copy(update={"dehaze_variant": variant})
-            rows.append(_measure(f"{variant}, real haze", real, f"{output}/{variant}-real", chosen, None))
-        sheet(real, [(v, f"{output}/{v}-real") for v in variants]).save(Path(output) / "sheet-real.jpg", quality=88)
-    sheet(str(hazy), [(v, f"{output}/{v}") for v in variants], truth=clear, most=20).save(
-        Path(output) / "sheet-pairs.jpg", quality=88
-    )
+            rows.append(_measure(f"{variant}, real haze", real, f"{output}/real/{variant}", chosen, None))
+        sheet(real, [(v, f"{output}/real/{v}") for v in variants]).save(Path(output) / "sheet-real.jpg", quality=88)
+    if clear is not None:
+        rows.append(_measure(f"{variants[0]}, clear photographs", clear, f"{output}/clear", first, clear))
+    if not rows:
+        raise ValueError("nothing to evaluate: name folders of pairs, --real or --clear")
     (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
     (Path(output) / "table.md").write_text(markdown(rows))
+    pq.write_table(pa.Table.from_pylist(rows), Path(output) / "table.parquet")
     return rows
 
 

@@ -17,3 +17,9 @@ class Stopwatch:
         now = perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
         self.last = now
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Take over what another watch measured since the last call."""
+        for stage, value in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+        self.last = perf_counter()

@@ -10,7 +10,10 @@ MethodName = Literal[
     "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd", "easyinv", "easyinv-sdxl",
     "spdinv",
 ]  # fmt: skip
-DehazeVariant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted", "dcp"]
+DehazeVariant = Literal[
+    "density", "words-by-place", "density+words", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted",
+    "even-veil", "dcp",
+]  # fmt: skip
 TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
 Sampler = Literal["ddim", "o-belm", "bdia", "edict", "rf-inversion", "rf-solver", "fireflow"]
 EXACT_SAMPLERS = ("o-belm", "bdia", "edict")
@@ -103,7 +106,7 @@ class RunConfig(BaseModel):
     damping: float | None = Field(None, gt=0, le=1, description="step towards f(z); none = full")
     anderson: int | None = Field(None, ge=1, le=3, description="Anderson window; none = off")
     dehaze_variant: DehazeVariant = Field(
-        "graded", description="graded: invert under as much haze as the model sees, regenerate clear"
+        "density", description="density: take haze off where the map of its density says it is"
     )
     prompt: str | None = Field(None, description="source prompt; dehazing: none = the variant's own")
     target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the variant's own")
@@ -130,7 +133,8 @@ class RunConfig(BaseModel):
     reweight: str = Field("", description="editing: weights of other target words, 'snow=2, sky=0.5'")
     mask: tuple[int, ...] | None = Field(None, description="editing: PIE-Bench's runs of pixels that may change")
     masks: bool = Field(True, description="editing: masks, the manifest's or the run's, bound the change")
-    attention_maps: bool = Field(False, description="editing: keep a picture of what each word attends to")
+    attention_maps: bool = Field(False, description="keep a picture of what each word attends to, or of where haze is")
+    white_balance: bool = Field(False, description="dehazing: take the airlight's cast of colour off as well")
     strength: float = Field(1.0, ge=0, le=1, description="share of the edit that is applied")
     mask_folder: str | None = Field(None, description="folder of region masks by the photos' names: white is edited")
     depth_folder: str | None = Field(

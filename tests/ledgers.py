@@ -113,7 +113,7 @@ def row_of(output: Path, source: Path, recipe: Recipe, shard: int, number: int) 
         "width": recipe.size[0],
         "height": recipe.size[1],
         "status": "ok",
-        "verdict": "collapsed" if number % 13 == 7 else "weakened" if number % 13 == 3 else "improved",
+        "verdict": "collapsed" if number % 13 == 7 else "gently" if number % 13 == 3 else "cleared",
         "strength": 0.5 if number % 13 == 3 else 1.0,
         "latent": generator.normal(size=256).astype(np.float16).tolist(),
         "latent_shape": [4, 8, 8],

@@ -110,7 +110,10 @@ def dehaze(
     output: Output,
     model: Model = "builtin:haze",
     variant: Annotated[
-        str | None, typer.Option(help="graded, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted")
+        str | None,
+        typer.Option(
+            help="density, words-by-place, density+words, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted"
+        ),
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--method", help="an inversion method, or dcp: the dark channel prior")
@@ -118,6 +121,10 @@ def dehaze(
     steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
     tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
     strength: Annotated[float | None, typer.Option(help="share of the edit to apply, 0 to 1")] = None,
+    white_balance: Annotated[bool, typer.Option(help="take the airlight's cast of colour off as well")] = False,
+    attention_maps: Annotated[
+        bool, typer.Option(help="keep the map of haze density; see 'fixpoint attention'")
+    ] = False,
     masks: Annotated[
         str | None, typer.Option(help="folder of region masks under the same names (or .png): white is dehazed")
     ] = None,
@@ -140,13 +147,14 @@ def dehaze(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Dehaze photos: invert each under haze, regenerate it clear, at the photo's own resolution."""
+    """Dehaze photos at their own resolution: find where haze is and how dense, and take it off there."""
     if baseline == "dcp":
         variant, baseline = "dcp", None
     settings = settings_of(
         set_, pretrained_model_name_or_path=model, dehaze_variant=variant, method=baseline, num_inference_steps=steps,
         tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
-        mask_folder=masks, depth_folder=depth, metadata=metadata,
+        mask_folder=masks, depth_folder=depth, metadata=metadata, white_balance=white_balance or None,
+        attention_maps=attention_maps or None,
     )  # fmt: skip
     execution = settings_of(
         execute,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.terminal import AsJson, Model, Output, Set, console, emit, plain_errors, progress_bar, settings_of
+from flows.cli.terminal import AsJson, Model, Set, console, emit, plain_errors, progress_bar, settings_of
 
 PIE_BENCH = {"operation": "edit", "seed": 1234, "timestep_spacing": "leading", "steps_offset": 0, "padding": "position"}
 """The protocol: one seed for all pictures, and the timesteps 0, 20, …, 980 of 50 steps."""
@@ -15,25 +15,27 @@ app = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, wit
 
 
 @app.command()
-def reside(
-    data: Annotated[str, typer.Argument(help="folder with hazy/ and gt/ (RESIDE SOTS)")],
-    output: Output,
+def dehaze(
+    pairs: Annotated[list[str] | None, typer.Argument(help="folders with hazy/ and gt/ (RESIDE's layout)")] = None,
+    output: Annotated[str, typer.Option(help="folder that runs, tables and sheets go to")] = "evaluation",
     variants: Annotated[
-        str, typer.Option(help="comma-separated; the first is also run on the clear side")
-    ] = "graded,dcp",
+        str, typer.Option(help="comma-separated; the first is also run on clear photographs")
+    ] = "density,even-veil,dcp",
     real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
+    clear: Annotated[str | None, typer.Option(help="folder of clear photographs, to come back as they are")] = None,
     model: Model = "builtin:haze",
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hazy pairs against their truth, the clear side against itself, the round trip, real haze."""
+    """Hazy pairs against their truth and the clear side against itself, real haze, clear photographs."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
-        from flows.evaluate import evaluate_reside, markdown
+        from flows.evaluate import evaluate_dehaze, markdown
         from tasks.config import RunConfig
 
         config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
-        rows = evaluate_reside(data, output, config, variants.split(","), real)  # type: ignore[arg-type]  # the flow checks the names
+        chosen = variants.split(",")
+        rows = evaluate_dehaze(pairs or [], output, config, chosen, real, clear)  # type: ignore[arg-type]  # the flow checks
     if as_json:
         emit(rows)
     else:

@@ -13,7 +13,7 @@ from flows.cli.terminal import AsJson, Output, console, plain_errors, progress_b
 
 What = Literal["fig1", "fig2", "fig6", "table1", "table2"]
 PAPER_METHODS = ("ddim", "intra-path", "inter-path", "certified")
-PAPER_VARIANTS = ("nti", "nti+fixed-point", "fixed-point", "prior-weighted", "graded", "dcp")
+PAPER_VARIANTS = ("nti", "nti+fixed-point", "fixed-point", "prior-weighted", "density", "dcp")
 PUBLISHED_DEHAZING = {"dcp": (19.13, 0.815), "AOD-Net": (20.29, 0.877), "FFA-Net": (33.57, 0.984)}
 """PSNR, dB, and SSIM on SOTS-outdoor as the literature prints them; not measured here."""
 
@@ -68,13 +68,13 @@ def _editing(output: str, data: str | None, model: str, photos: int, steps: int)
 
 def _dehazing(output: str, data: str | None, model: str, photos: int, steps: int) -> str:
     """The paper's dehazing variants beside ours and the dark channel prior, the published figures, and a sheet."""
-    from flows.evaluate import evaluate_reside, markdown
+    from flows.evaluate import evaluate_dehaze, markdown
     from tasks.config import RunConfig
     from tasks.evaluation.sample_data import write_haze
 
     source = data or write_haze(Path(output) / "data", photos)
     config = RunConfig(pretrained_model_name_or_path=model, num_inference_steps=steps)
-    rows = evaluate_reside(source, output, config, list(PAPER_VARIANTS))  # type: ignore[arg-type]  # the flow checks the names
+    rows = evaluate_dehaze([source], output, config, list(PAPER_VARIANTS))  # type: ignore[arg-type]  # the flow checks the names
     empty = dict.fromkeys(rows[0])
     published = [
         {**empty, "run": f"{name} (published, SOTS-outdoor)", "psnr_after": psnr, "ssim_after": ssim}

@@ -19,6 +19,16 @@ HAZE_LEVELS = ("clear", "faint haze", "light haze", "moderate haze", "thick haze
 DENSEST = 0.8
 
 
+def level_weights(density: Tensor) -> Tensor:
+    """How much each of ``HAZE_LEVELS`` is meant at each place: density (B, 1, h, w) in [0, 1] → (B, K, h, w), sum 1.
+
+    Linear between the two nearest levels.
+    """
+    position = density.clamp(0, DENSEST) / DENSEST * (len(HAZE_LEVELS) - 1)
+    levels = torch.arange(len(HAZE_LEVELS), device=density.device).view(1, -1, 1, 1)
+    return (1 - (position - levels).abs()).clamp_min(0)
+
+
 @dataclass(frozen=True)
 class Mixture:
     """A condition per example: the interpolation (1 − w) · prompts[low] + w · prompts[high] of two prompts' embeddings."""

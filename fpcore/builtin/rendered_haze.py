@@ -24,7 +24,9 @@ class Haze:
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
-    return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    size = 2 * radius + 1  # a window's mean is the mean of its rows' means
+    x = F.avg_pool2d(x, (1, size), stride=1, padding=(0, radius), count_include_pad=False)
+    return F.avg_pool2d(x, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)
 
 
 def _follow_edges(guide: Tensor, x: Tensor, radius: int, eps: float) -> Tensor:
@@ -34,7 +36,7 @@ def _follow_edges(guide: Tensor, x: Tensor, radius: int, eps: float) -> Tensor:
     return _box(a, radius) * guide + _box(mean_x - a * mean_g, radius)
 
 
-def _sky(luma: Tensor) -> Tensor:
+def sky_mask(luma: Tensor) -> Tensor:
     """Soft mask of what is smooth and bright down from the top edge: (B, 1, H, W) in [0, 1]."""
     gradient = (luma - _box(luma, 1)).abs()
     smooth_and_bright = torch.sigmoid((0.035 - gradient) * 200) * torch.sigmoid((luma - 0.45) * 20)
@@ -63,7 +65,7 @@ def random_depth(clear: Tensor, generator: torch.Generator) -> Tensor:
     depth = ramp * _uniform(one, 0.3, 1.0, generator) + bumps * _uniform(one, 0.2, 0.9, generator)
     depth = depth + _uniform(one, -0.5, 0.5, generator) * (luma - 0.5)  # near things are often darker or brighter
     depth = _follow_edges(luma, depth, radius=max(2, h // 8), eps=0.01)
-    depth = depth + _sky(luma) * _uniform(one, 0.2, 1.5, generator)
+    depth = depth + sky_mask(luma) * _uniform(one, 0.2, 1.5, generator)
     return depth - depth.amin((2, 3), keepdim=True) + _uniform(one, 0.05, 0.6, generator)
 
 

@@ -2,65 +2,55 @@
 
 Variants by name:
 
-``graded`` (default)  inverted under the prompts for a little less and a little more haze than the model sees in the
-                      photograph, regenerated under ``clear``, w = 1, averaged, and taken half as far as the model
-                      says, half until the darkest thing is black (``fpcore.dehazing.edit_strength``).
-``regenerate``        inverted under ``haze``, regenerated under the null text, w = 1.
-``fixed-point``       the paper's: inverted under ``haze``, Prompt-to-Prompt towards the null text, w = 7.5.
+``words-by-place``     words by place: inverted under the mixture of ``clear`` … ``dense haze`` that the map of haze density
+                       says at each position (for Stable Diffusion: of the null text and ``haze``), regenerated under
+                       ``clear`` (the null text), w = 1, the picture divided by its airlight before and multiplied after.
+``regenerate``         inverted under ``haze``, regenerated under the null text, w = 1: the one way for models without
+                       cross-attention (SD 3, FLUX).
+``prior-weighted``     paper A.3: w = 1, inverted under ``haze``; cross-attention to the null text and to ``haze`` weighted
+                       by a map: the density of haze, or a depth map.
+``fixed-point``        the paper's: inverted under ``haze``, Prompt-to-Prompt towards the null text, w = 7.5.
 ``nti``, ``nti+fixed-point``  the same with null-text optimisation, after plain DDIM or fixed-point inversion.
-``prior-weighted``    paper A.3: w = 1, cross-attention to ``haze`` and to the null text weighted by the dark channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fpcore.builtin.recipes import DENSEST, HAZE_LEVELS
-from fpcore.dehazing.edit_strength import share_of_edit
-from fpcore.dehazing.haze_density import HazeScale, combined_amount, estimate_amount
-from fpcore.editing.attention import PriorWeightedAttention, controlled, join_prompts
+from fpcore.builtin.recipes import HAZE_LEVELS, level_weights
+from fpcore.editing.attention import PlacedPrompts, controlled, join_prompts
 from fpcore.editing.edit import edit
 from fpcore.editing.prompt_to_prompt import EditSettings
 from fpcore.evaluation.dark_channel import dark_channel
-from fpcore.inversion.criteria import Status
 from fpcore.inversion.invert import Inversion, invert
 from fpcore.inversion.methods import Method, method
 from fpcore.inversion.oom import OOMBackoff
 from fpcore.inversion.sample import sample
 from fpcore.inversion.schedule import Schedule
-from fpcore.models.model import Condition, Model
+from fpcore.models.model import Model
 from fpcore.stopwatch import Stopwatch
 
-Variant = Literal["graded", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
-HAZE_SCALE = HazeScale(HAZE_LEVELS, DENSEST)
+Variant = Literal["words-by-place", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
+PAPER_WORDS = ("haze", "")
 PAPER_GUIDANCE = 7.5
-VIEWS = ((0.8, False), (1.35, True))
-"""What ``graded`` averages over: multiple of the amount of haze that is assumed, and whether mirrored.
-
-The amount is uncertain, the more so the more there is. The mean over two amounts either side of it stands for the posterior mean
-(a quadrature of two nodes), as mirroring one does for what the model makes up. The best of a
-grid on held-out photographs, by little (``benchmarks.haze_amount``, docs/DEHAZING.md)."""
 
 
 @dataclass(frozen=True)
 class DehazeSettings:
-    """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones,
-    ``views`` and ``to_black`` by ``graded``: whether the darkest value has a say in how far the edit goes
-    (``fpcore.dehazing.edit_strength``)."""
+    """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones."""
 
-    variant: Variant = "graded"
+    variant: Variant = "words-by-place"
     method: Method = method("certified")
-    num_inference_steps: int = 25
+    num_inference_steps: int = 10
     prompt: str | None = None
     target_prompt: str | None = None
     guidance_scale: float = PAPER_GUIDANCE
-    views: tuple[tuple[float, bool], ...] = VIEWS
-    to_black: bool = True
     batch_size: int = 8
     seed: int = 0
 
@@ -69,17 +59,13 @@ class DehazeSettings:
 class Dehazed:
     """M pictures at model size.
 
-    ``result`` (M, 3, H, W) in [0, 1], not clamped before. ``haze_map`` (M, H, W) in [0, 1]: the haze token's attention
-    where the variant has one, else the veil that was removed. ``seen`` (M,): amount of haze that the model sees, NaN if
-    it was not asked; ``amount`` (M,): the one that was reckoned with, NaN where the variant needs none. ``nfe`` (M,) in
-    all. ``seconds`` by stage. ``prompts``: source and target in words, for the record. ``rows``: network rows evaluated
-    at once after running out of memory, or None.
+    ``result`` (M, 3, H, W) in [0, 1], not clamped before. ``haze_map`` (M, H, W) in [0, 1]: the haze token's attention where
+    the variant has one, else the density of haze it was told. ``nfe`` (M,) in all. ``seconds`` by stage. ``prompts``: source
+    and target in words, for the record. ``rows``: network rows evaluated at once after running out of memory, or None.
     """
 
     result: Tensor
     haze_map: Tensor
-    seen: Tensor
-    amount: Tensor
     inversion: Inversion
     nfe: list[int]
     seconds: dict[str, float]
@@ -92,40 +78,38 @@ def dehaze(
     pixels: Tensor,
     settings: DehazeSettings,
     *,
-    darkest: Tensor | None = None,
-    seen: Tensor | None = None,
-    prior: Tensor | None = None,
+    density: Tensor | None = None,
+    airlight: Tensor | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Dehazed:
     """Dehaze ``pixels`` (M, 3, H, W) in [0, 1], already of a size the model takes.
 
-    For ``graded``: ``darkest`` (M,) of the photographs at full resolution (``haze_density.darkest_value``), None = of
-    ``pixels``; ``seen`` (M,): the amount of haze that the model sees, where it was asked before; None = it is asked.
-    ``prior`` (M, 1, H, W) in [0, 1] for ``prior-weighted``: where haze is to be removed; None = the dark channel.
+    ``density`` (M, 1, H, W) in [0, 1]: of the haze at each place, 1 − t (``fpcore.dehazing.haze_estimate``); for
+    ``prior-weighted`` any map of where haze is to be removed; None = the dark channel. ``airlight`` (M, 3) in (0, 1]: what the
+    pictures are divided by for ``words-by-place``; None = 1.
+
     Raises ValueError for settings that do not fit the model, ``Cancelled`` if ``should_stop`` says so.
     """
     watch = Stopwatch()
-    latents = model.latents_of(pixels)
+    light = torch.ones(len(pixels), 3) if airlight is None or settings.variant != "words-by-place" else airlight
+    light = light.view(-1, 3, 1, 1).to(pixels)
+    if density is None:
+        density = dark_channel(pixels, patch=max(3, pixels.shape[-1] // 32 | 1))
+    latents = model.latents_of(pixels / light)
     schedule = Schedule.from_scheduler(model.scheduler_for(latents), settings.num_inference_steps)
     watch("encode")
     match settings.variant:
-        case "graded":
-            darkest = pixels.amin((1, 2, 3)).cpu() if darkest is None else darkest
-            run = _graded(model, schedule, pixels, latents, darkest, seen, settings, should_stop, watch)
+        case "words-by-place":
+            run = _words_by_place(model, schedule, latents, density, settings, should_stop, watch)
         case "regenerate":
             run = _regenerate(model, schedule, latents, settings, should_stop, watch)
         case "prior-weighted":
-            weight = dark_channel(pixels, patch=max(3, pixels.shape[-1] // 32 | 1)) if prior is None else prior
-            run = _prior_weighted(model, schedule, latents, weight, settings, should_stop, watch)
+            run = _prior_weighted(model, schedule, latents, density, settings, should_stop, watch)
         case _:
             run = _prompt_to_prompt(model, schedule, latents, settings, should_stop, watch)
-    veil = (pixels.cpu() - run.result).mean(1).clamp(0, 1)
-    unknown = torch.full((len(pixels),), torch.nan)
     return Dehazed(
-        result=run.result,
-        haze_map=veil if run.haze_map is None else run.haze_map,
-        seen=unknown if run.seen is None else run.seen,
-        amount=unknown if run.amount is None else run.amount,
+        result=run.result * light.cpu(),
+        haze_map=density[:, 0].cpu() if run.haze_map is None else run.haze_map,
         inversion=run.inversion,
         nfe=[a + b for a, b in zip(run.inversion.nfe, run.nfe, strict=True)],
         seconds=watch.seconds,
@@ -136,147 +120,115 @@ def dehaze(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a variant returns: pictures (M, 3, H, W) in [0, 1], not clamped, and ``nfe`` beyond the inversion's."""
+    """What a variant returns: pictures (M, 3, H, W), not clamped, and ``nfe`` beyond the inversion's."""
 
     result: Tensor
     inversion: Inversion
     nfe: list[int]
     prompts: tuple[str, str]
     rows: int | None = None
-    seen: Tensor | None = None
-    amount: Tensor | None = None
     haze_map: Tensor | None = None
 
 
 Stop = Callable[[], bool] | None
 
 
-def _there_and_back(
-    model: Model,
-    schedule: Schedule,
-    latents: Tensor,
-    source: Condition,
-    target: Condition,
-    s: DehazeSettings,
-    stop: Stop,
-    watch: Stopwatch,
-) -> tuple[Tensor, Inversion, int | None]:
-    """Invert under ``source``, sample under ``target``, rows of both given per image, w = 1."""
-    away = OOMBackoff(model.under(source))
-    seeds = [s.seed + i for i in range(len(latents))]
-    inversion = invert(away, schedule, latents, s.method, batch_size=s.batch_size, seeds=seeds, should_stop=stop)
+class _PlacedPredict:
+    """``Predict`` under K prompts weighted by place: ``weights`` (M, K, H, W) of M pictures, any size."""
+
+    def __init__(self, model: Model, prompts: list[str], weights: Tensor, latents: Tensor) -> None:
+        self.model, self.words = model, join_prompts(model.embed(prompts))
+        self.control = PlacedPrompts(weights.to(latents.device), _size(latents))
+
+    def __call__(self, z: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        self.control.rows = image
+        with controlled(self.model.unet, self.control):
+            return self.model.predict(z, t, self.words.repeat(len(z)))
+
+
+def _size(latents: Tensor) -> tuple[int, int]:
+    return latents.shape[-2], latents.shape[-1]
+
+
+def _words_by_place(
+    model: Model, schedule: Schedule, latents: Tensor, density: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
+) -> _Run:
+    """Invert under the words that the density says at each place, or the prompt that was asked for; regenerate clear."""
+    levels = list(HAZE_LEVELS) if model.family == "builtin" else [PAPER_WORDS[1], PAPER_WORDS[0]]
+    count = len(latents)
+    target = levels[0] if s.target_prompt is None else s.target_prompt
+    if s.prompt is None:
+        small = F.adaptive_avg_pool2d(density.to(latents), _size(latents)).clamp(0, 1)
+        weights = level_weights(small) if len(levels) > 2 else torch.cat([1 - small, small], 1)
+        away = OOMBackoff(_PlacedPredict(model, levels, weights, latents))
+    else:
+        source = model.embed([s.prompt]).repeat(count)
+        away = OOMBackoff(lambda z, t, image: model.predict(z, t, source.rows(image)))
+    inversion = _inverted(away, schedule, latents, s, stop)
     watch("invert")
-    back = OOMBackoff(model.under(target))
+    clear = model.embed([target]).repeat(count)
+    back = OOMBackoff(lambda z, t, image: model.predict(z, t, clear.rows(image)))
     back.rows = away.rows
     z = sample(back, schedule, inversion.latents, batch_size=s.batch_size, should_stop=stop)
     watch("sample")
-    return z, inversion, back.rows
+    said = "clear … dense haze by place" if s.prompt is None and len(levels) > 2 else s.prompt or "haze by place"
+    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * count, (said, target), back.rows)
 
 
-def _graded(
-    model: Model,
-    schedule: Schedule,
-    pixels: Tensor,
-    latents: Tensor,
-    darkest: Tensor,
-    seen: Tensor | None,
-    s: DehazeSettings,
-    stop: Stop,
-    watch: Stopwatch,
-) -> _Run:
-    """Invert under the amounts of haze of ``s.views``, or under the prompt that was asked for, and regenerate clear.
-
-    The darkest value has a say in how far the edit goes, unless a prompt was asked for.
-    """
-    count, spent = len(pixels), 0
-    if seen is None:
-        seen, spent = estimate_amount(model, latents, HAZE_SCALE, batch_size=s.batch_size)
-    amount = combined_amount(seen, darkest)
-    words = ("haze" if s.prompt is None else s.prompt, HAZE_LEVELS[0] if s.target_prompt is None else s.target_prompt)
-    mirrored = model.latents_of(pixels.flip(-1))
-    watch("encode")
-    views = torch.cat([mirrored if mirror else latents for _, mirror in s.views])
-    if s.prompt is None:
-        amounts = torch.cat([multiple * amount for multiple, _ in s.views])
-        source = HAZE_SCALE.condition(model, amounts.clamp_min(HAZE_SCALE.spacing))
-    else:
-        source = model.embed([s.prompt]).repeat(len(views))
-    target = model.embed([words[1]]).repeat(len(views))
-    z, inversion, rows = _there_and_back(model, schedule, views, source, target, s, stop, watch)
-    spent += len(s.views) * len(schedule)
-    result = _merge_views(_decoded(model, z, watch), s.views)
-    if s.to_black and s.prompt is None:
-        photographs = pixels.cpu()
-        share = share_of_edit(photographs, result, darkest)
-        result = torch.lerp(photographs, result, share.view(-1, 1, 1, 1))
-    return _Run(result, _first_view(inversion, count), [spent] * count, words, rows, seen, amount)
-
-
-def _first_view(inversion: Inversion, count: int) -> Inversion:
-    """The first view's inversion of each photograph, with the worst status and bound and the evaluations of all its views."""
-    views = range(0, len(inversion.status), count)
-    status = [max((inversion.status[i + v] for v in views), key=int) for i in range(count)]
-    nfe = [sum(inversion.nfe[i + v] for v in views) for i in range(count)]
-    bound = [max(inversion.path_bound[i + v] for v in views) for i in range(count)]
-    return replace(inversion, latents=inversion.latents[:count], status=status, nfe=nfe, path_bound=bound)
-
-
-def _merge_views(pictures: Tensor, views: Sequence[tuple[float, bool]]) -> Tensor:
-    """Mean over the views (V · M, 3, H, W) of M photographs, mirrored ones turned back."""
-    turned = [p.flip(-1) if mirror else p for p, (_, mirror) in zip(pictures.chunk(len(views)), views, strict=True)]
-    return torch.stack(turned).mean(0)
+def _inverted(predict: OOMBackoff, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop) -> Inversion:
+    return invert(
+        predict, schedule, latents, s.method, batch_size=s.batch_size, seeds=[s.seed + i for i in range(len(latents))],
+        keep_trajectory=s.variant.startswith("nti"), should_stop=stop,
+    )  # fmt: skip
 
 
 def _decoded(model: Model, latents: Tensor, watch: Stopwatch) -> Tensor:
     """Pictures (M, 3, H, W) in [0, 1], not clamped, in main memory."""
-    pictures = model.pictures_of(latents)
+    pictures = (model.decode(latents).cpu() + 1) / 2
     watch("decode")
     return pictures
 
 
 def _words(s: DehazeSettings) -> tuple[str, str]:
     """The paper's prompts: source ``haze``, target the null text."""
-    return "haze" if s.prompt is None else s.prompt, "" if s.target_prompt is None else s.target_prompt
+    source, target = PAPER_WORDS
+    return source if s.prompt is None else s.prompt, target if s.target_prompt is None else s.target_prompt
+
+
+def _under(model: Model, prompt: str, count: int) -> OOMBackoff:
+    condition = model.embed([prompt]).repeat(count)
+    return OOMBackoff(lambda z, t, image: model.predict(z, t, condition.rows(image)))
 
 
 def _regenerate(
     model: Model, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
 ) -> _Run:
-    words = _words(s)
-    source, target = (model.embed([w]).repeat(len(latents)) for w in words)
-    z, inversion, rows = _there_and_back(model, schedule, latents, source, target, s, stop, watch)
-    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * len(latents), words, rows)
+    """Invert under one prompt, sample under another, plainly."""
+    words, count = _words(s), len(latents)
+    away = _under(model, words[0], count)
+    inversion = _inverted(away, schedule, latents, s, stop)
+    watch("invert")
+    back = _under(model, words[1], count)
+    back.rows = away.rows
+    z = sample(back, schedule, inversion.latents, batch_size=s.batch_size, should_stop=stop)
+    watch("sample")
+    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * count, words, back.rows)
 
 
 def _prior_weighted(
     model: Model, schedule: Schedule, latents: Tensor, prior: Tensor, s: DehazeSettings, stop: Stop, watch: Stopwatch
 ) -> _Run:
+    """The map m weights cross-attention: m of the target's words, 1 − m of the source's (paper A.3)."""
     words, count = _words(s), len(latents)
-    source, target = (model.embed([w]) for w in words)
-    inversion = _inversion(model, schedule, latents, source, s, stop)
+    away = _under(model, words[0], count)
+    inversion = _inverted(away, schedule, latents, s, stop)
     watch("invert")
-    both, size = join_prompts(target, source), (latents.shape[-2], latents.shape[-1])
-    z = torch.empty_like(latents)
-    for part in torch.arange(count).split(s.batch_size):
-        weighted = PriorWeightedAttention(prior[part].to(latents.device), size)
-        with controlled(model.unet, weighted):
-            condition = both.repeat(len(part))
-            z[part] = sample(
-                model.under(condition),
-                schedule, inversion.latents[part], batch_size=len(part), should_stop=stop,
-            )  # fmt: skip
+    m = F.adaptive_avg_pool2d(prior.to(latents), _size(latents)).clamp(0, 1)
+    back = OOMBackoff(_PlacedPredict(model, [words[1], words[0]], torch.cat([m, 1 - m], 1), latents))
+    back.rows = away.rows
+    z = sample(back, schedule, inversion.latents, batch_size=s.batch_size, should_stop=stop)
     watch("sample")
-    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * count, words)
-
-
-def _inversion(
-    model: Model, schedule: Schedule, latents: Tensor, source: Condition, s: DehazeSettings, stop: Stop
-) -> Inversion:
-    everyone = source.repeat(len(latents))
-    return invert(
-        model.under(everyone),
-        schedule, latents, s.method, batch_size=s.batch_size, keep_trajectory=s.variant.startswith("nti"), should_stop=stop,
-    )  # fmt: skip
+    return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * count, words, back.rows)
 
 
 def _prompt_to_prompt(
@@ -286,7 +238,8 @@ def _prompt_to_prompt(
     words, count = _words(s), len(latents)
     if s.variant == "nti":
         s = replace(s, method=method("ddim"))
-    inversion = _inversion(model, schedule, latents, model.embed([words[0]]), s, stop)
+    away = _under(model, words[0], count)
+    inversion = _inverted(away, schedule, latents, s, stop)
     watch("invert")
     guidance: Literal["nti", "none"] = "nti" if s.variant.startswith("nti") else "none"
     settings = EditSettings(guidance=guidance, guidance_scale=s.guidance_scale, tokens="remove", record_maps=True)
@@ -306,8 +259,3 @@ def _prompt_to_prompt(
     if haze_map is not None:
         haze_map = haze_map / haze_map.amax((1, 2), keepdim=True).clamp_min(1e-12)
     return _Run(_decoded(model, z, watch), inversion, nfe, words, haze_map=haze_map)
-
-
-def failed(inversion: Inversion) -> list[bool]:
-    """Which images have no inversion."""
-    return [status == Status.NONFINITE for status in inversion.status]

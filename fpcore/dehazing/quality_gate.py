@@ -1,53 +1,94 @@
-"""Is a dehazed picture to be trusted? Judged from the input and the result at model size."""
+"""What is to be done with a photograph, and whether the result is to be trusted; said in words.
+
+``cleared``    there is haze, and it was taken off.
+``gently``     there may be haze or none, or a whole edit would cost too much: the photograph was changed a little.
+``unchanged``  there is no haze to speak of: the photograph came back as it was, bit for bit.
+``collapsed``  the diffusion result shows something else than the photograph, which came back as it was.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fpcore.evaluation.metrics import clipped_share, colourfulness, contrast, dark_channel_density, structure_distance
+from fpcore.dehazing.haze_estimate import HazeEstimate
+from fpcore.evaluation.clarity import FLAT, local_statistics, luma
+from fpcore.evaluation.metrics import colourfulness, contrast, dark_channel_density, structure_distance
 
+Name = Literal["cleared", "gently", "unchanged", "collapsed"]
 COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
-"""Share of newly clipped pixels that a full-strength edit may cost."""
-DARKEST_HAZY = (0.13, 0.15)
-"""Darkest value between which the edit fades in from nothing to full strength: a veil leaves nothing darker than itself, and
-hardly a clear photograph has nothing nearly black in it. 6 of 145 clear ones reach .13 (``benchmarks.haze_amount``)."""
-DARKEST_DOUBTFUL = (0.05, 0.07)
-"""Darkest value between which an edit within ``DOUBTFUL_PSNR`` fades in: 7 of 435 hazy renderings stay below, 125
-of the 145 clear photographs."""
-DOUBTFUL_PSNR = 31.0
-"""PSNR (dB) that an edited photograph keeps to itself as long as it may be clear as well as hazy. A clear one is to come back
-at 30 dB at least, and its own pixels may lose a little more than the picture of the model's size does."""
-SEEN_HAZY = (0.25, 0.35)
-"""Amount of haze seen by the model between which the edit fades in whatever the darkest value says: a black thing near the
-camera speaks for the air before it, not for all of the air. Of the other 139 clear photographs the model sees .25 in one."""
+"""Share of pixels with texture that may become wholly black or white by an edit at full strength."""
+HAZY = (0.22, 0.26)
+"""Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
+MAYBE_HAZY = 0.05
+"""Evidence of haze below which a photograph comes back as it is."""
+GENTLE_PSNR = 31.0
+"""PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``name``: improved, unchanged (nothing to gain), weakened or collapsed (published as the photograph was).
+    """``strength``: share of the edit to apply, 0 to 1. ``reason``: a sentence. ``measures``: what the judgement rests on."""
 
-    ``strength``: share of the edit to apply. ``measures``: what the judgement rests on.
-    """
-
-    name: str
+    name: Name
     strength: float
+    reason: str
     measures: dict[str, float]
+
+
+DARKEST_COUNTS, DARKEST_UP_TO = 0.45, 0.2
+"""How much the darkest value, up to a value, adds to the evidence."""
+
+
+def evidence_of_haze(e: HazeEstimate) -> float:
+    """Mean density over the photograph, in [0, 1), uncertain places counting less; where nothing is dark, a little more."""
+    weight = e.evidence / (e.spread + 0.05)
+    mean = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
+    return mean + DARKEST_COUNTS * min(e.darkest, DARKEST_UP_TO)
+
+
+def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
+    """What to do with the restoration ``result`` (3, h, w) in [0, 1] of the picture that ``e`` was estimated on."""
+    evidence = evidence_of_haze(e)
+    measures = {
+        "haze_amount": e.amount,
+        "haze_densest": float(torch.quantile(e.density, 0.95)),
+        "haze_evidence": evidence,
+        "darkest": e.darkest,
+        **{f"airlight_{name}": float(a) for name, a in zip(("red", "green", "blue"), e.airlight, strict=True)},
+        **measure(e.picture[None], result[None])[0],
+    }
+    said = f"haze over {float((e.density > 0.2).float().mean()):.0%} of it, densest {measures['haze_densest']:.2f}"
+    if evidence < MAYBE_HAZY:
+        return Verdict("unchanged", 0.0, f"No haze was found: mean density {e.amount:.2f}.", measures)
+    low, high = HAZY
+    sure = min(max((evidence - low) / (high - low), 0.0), 1.0)
+    change = float((result - e.picture).square().mean().sqrt())
+    gentle = min(10 ** (-GENTLE_PSNR / 20) / max(change, 1e-6), 1.0)
+    strength = max(sure, gentle)
+    clipped = measures["clipped"]
+    if clipped > CLIPPED_ABOVE:
+        return Verdict(
+            "gently", 0.6 * strength, f"Held back: {clipped:.0%} would turn black or white; {said}.", measures
+        )
+    if strength < 1:
+        return Verdict("gently", strength, f"It may be clear or hazy, so it was changed a little: {said}.", measures)
+    return Verdict("cleared", 1.0, f"Cleared: {said}.", measures)
 
 
 def measure(pixels: Tensor, result: Tensor) -> list[dict[str, float]]:
     """What can be said without truth of each of M pairs of input and result (M, 3, H, W) in [0, 1]."""
     columns = {
         "structure_distance": structure_distance(result, pixels),
-        "structure_distance_half": structure_distance(torch.lerp(pixels, result, 0.5), pixels),
         "dark_channel_before": dark_channel_density(pixels, 3),
         "dark_channel_after": dark_channel_density(result, 3),
-        "clipped_before": clipped_share(pixels),
-        "clipped_after": clipped_share(result),
+        "clipped": torch.stack([newly_clipped(a, b) for a, b in zip(pixels, result, strict=True)]),
         "contrast_before": contrast(pixels),
         "contrast_after": contrast(result),
         "colourfulness_before": colourfulness(pixels),
@@ -56,51 +97,34 @@ def measure(pixels: Tensor, result: Tensor) -> list[dict[str, float]]:
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(pixels))]
 
 
-def evidence_of_haze(seen: Tensor, darkest: Tensor) -> Tensor:
-    """How sure it is that there is haze, (M,) in [0, 1]: as sure as the surer of two witnesses.
+def newly_clipped(source: Tensor, result: Tensor, margin: float = 0.5 / 255) -> Tensor:
+    """Share of a picture (3, H, W) that had texture, was not clipped, and is wholly black or white in the result."""
+    texture = local_statistics(luma(source))[0] >= FLAT
 
-    ``seen`` (M,): amount of haze that the model sees, NaN if it was not asked (then the answer is 1). ``darkest`` (M,):
-    ``fpcore.dehazing.haze_density.darkest_value``.
+    def clipped(x: Tensor) -> Tensor:
+        return (x <= margin).all(0) | (x >= 1 - margin).all(0)
+
+    return (clipped(result) & ~clipped(source) & texture).double().mean()
+
+
+def judge_edit(pixels: Tensor, result: Tensor) -> list[Verdict]:
+    """A verdict for each of M edits of the paper's variants (M, 3, H, W) in [0, 1], which know no amount of haze.
+
+    A result that collapsed is tried again at half strength, one that clips too much is weakened, one that leaves as much in
+    the dark channel as there was is not applied.
     """
-
-    sure = torch.maximum(_between(seen.cpu(), *SEEN_HAZY), _between(darkest.cpu(), *DARKEST_HAZY))
-    return torch.where(seen.cpu().isnan(), 1.0, sure)
-
-
-def strength_in_doubt(pixels: Tensor, result: Tensor, darkest: Tensor) -> Tensor:
-    """Share of the edit ``pixels`` → ``result`` (M, 3, H, W) that even a photograph that may be clear can take, (M,) in [0, 1]."""
-    change = (result - pixels).square().mean((1, 2, 3)).sqrt().cpu()
-    within = (10 ** (-DOUBTFUL_PSNR / 20) / change.clamp_min(1e-6)).clamp_max(1)
-    return within * _between(darkest.cpu(), *DARKEST_DOUBTFUL)
-
-
-def _between(value: Tensor, low: float, high: float) -> Tensor:
-    return ((value - low) / (high - low)).clamp(0, 1)
-
-
-def judge(pixels: Tensor, result: Tensor, seen: Tensor, darkest: Tensor | None = None) -> list[Verdict]:
-    """A verdict for each of M pairs (M, 3, H, W) in [0, 1]; ``seen`` (M,): amount of haze, NaN if the model was not asked.
-
-    ``darkest`` (M,): of the photographs at full resolution (``fpcore.dehazing.haze_density.darkest_value``); None = of ``pixels``.
-    A photograph without evidence of haze is left as it is, one that may be clear is edited little. A result that collapsed
-    is tried again at half strength, one that clips too much is weakened, one that gains nothing is not applied.
-    """
-    darkest = pixels.amin((1, 2, 3)) if darkest is None else darkest
     result = result.clamp(0, 1)
-    strength = torch.maximum(evidence_of_haze(seen, darkest), strength_in_doubt(pixels, result, darkest))
-    measured = measure(pixels, result)
-    return [
-        _judge_one({"haze_seen": a, "darkest": d, **measures}, s)
-        for a, d, s, measures in zip(seen.tolist(), darkest.tolist(), strength.tolist(), measured, strict=True)
-    ]
+    half = structure_distance(torch.lerp(pixels, result, 0.5), pixels)
+    return [_judge_edit(m, float(h)) for m, h in zip(measure(pixels, result), half, strict=True)]
 
 
-def _judge_one(m: dict[str, float], strength: float) -> Verdict:
-    if strength == 0 or m["dark_channel_after"] >= m["dark_channel_before"]:
-        return Verdict("unchanged", 0.0, m)
+def _judge_edit(m: dict[str, float], distance_at_half: float) -> Verdict:
+    if not math.isfinite(m["dark_channel_after"]) or m["dark_channel_after"] >= m["dark_channel_before"]:
+        return Verdict("unchanged", 0.0, "The result is no clearer than the photograph.", m)
     if m["structure_distance"] > COLLAPSED_ABOVE:
-        half = m["structure_distance_half"] <= COLLAPSED_ABOVE
-        return Verdict("weakened" if half else "collapsed", 0.5 * strength if half else 0.0, m)
-    if m["clipped_after"] - m["clipped_before"] > CLIPPED_ABOVE:
-        return Verdict("weakened", 0.5 * strength, m)
-    return Verdict("improved", strength, m)
+        if distance_at_half > COLLAPSED_ABOVE:
+            return Verdict("collapsed", 0.0, "The result lost the structure of the photograph.", m)
+        return Verdict("gently", 0.5, "Held back to half: the whole result lost the structure of the photograph.", m)
+    if m["clipped"] > CLIPPED_ABOVE:
+        return Verdict("gently", 0.5, f"Held back to half: {m['clipped']:.0%} would turn black or white.", m)
+    return Verdict("cleared", 1.0, "The result is clearer, and shows the same.", m)

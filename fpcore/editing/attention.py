@@ -256,34 +256,48 @@ class RecordAttention:
         return weights.to(value.dtype) @ value
 
 
-class PriorWeightedAttention:
-    """Cross-attention to two prompts at once, weighted per position by an image prior (paper A.3).
+class PlacedPrompts:
+    """Cross-attention to K prompts at once, weighted by place: haze is a map, and so are the words for it.
 
-        out = m ⊙ Attention(q, prompt₁) + (1 − m) ⊙ Attention(q, prompt₂)
+        out(x) = Σₖ wₖ(x) Attention(q(x), promptₖ),    Σₖ wₖ(x) = 1
 
-    The UNet gets both prompts' embeddings joined along the token axis, (B, 2L, D), see ``join_prompts``. For dehazing
-    prompt₁ is the null text, prompt₂ is ``haze`` and m the dark channel or a depth map: m = 1 removes haze as plain
-    regeneration does, m = 0 reconstructs. The paper gives no formula for the weighting; this one keeps both ends exact.
-    ``prior``: (B, 1, H, W) in [0, 1], any size. Rows of a guided batch repeat the prior.
+    The UNet gets the prompts' embeddings joined along the token axis, (B, K·L, D), see ``join_prompts``. With a weight of 1
+    for one prompt everywhere it is plain conditioning on that prompt. The paper's A.3 (cross-attention weighted by a dark
+    channel or a depth map) is the case of two prompts, the null text and ``haze``; the paper gives no formula for it.
+
+    ``weights``: (N, K, H, W) in [0, 1] of N pictures, any size. ``rows`` (B,): which picture each row of the UNet's batch
+    belongs to; None: the rows are the pictures, in order, and repeat if there are more.
     """
 
-    def __init__(self, prior: Tensor, latent_size: Size) -> None:
-        if prior.ndim != 4 or prior.shape[1] != 1 or not bool(((prior >= 0) & (prior <= 1)).all()):
-            raise ValueError(f"the prior must be (B, 1, H, W) with values from 0 to 1, not {tuple(prior.shape)}")
-        self.prior, self.latent_size = prior, latent_size
+    def __init__(self, weights: Tensor, latent_size: Size) -> None:
+        if weights.ndim != 4 or not bool(((weights >= 0) & (weights <= 1)).all()):
+            raise ValueError(f"weights must be (N, K, H, W) with values from 0 to 1, not {tuple(weights.shape)}")
+        self.weights, self.latent_size = weights, latent_size
+        self.rows: Tensor | None = None
+        self._grids: dict[Size, Tensor] = {}
 
     def touches(self, layer: AttentionLayer) -> bool:
         """All cross-attention."""
         return layer.cross
 
     def attend(self, layer: AttentionLayer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The weighted mean of the attention to each half of the tokens."""
-        (key1, key2), (value1, value2) = key.chunk(2, dim=2), value.chunk(2, dim=2)
-        grid = F.interpolate(self.prior.float(), layer.grid(self.latent_size), mode="bilinear", antialias=True)
-        m = grid.flatten(2).unsqueeze(-1).to(query).repeat(len(query) // len(self.prior), 1, 1, 1)  # (B, 1, Q, 1)
-        return m * attention(query, key1, value1) + (1 - m) * attention(query, key2, value2)
+        """The weighted mean of the attention to each prompt's tokens."""
+        weights = self._on_grid(layer.grid(self.latent_size)).to(query)
+        if self.rows is not None:
+            weights = weights[self.rows.to(weights.device)]
+        weights = weights.repeat(len(query) // len(weights), 1, 1, 1)[:, None]  # (B, 1, Q, K, 1)
+        scores = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).unflatten(-1, (weights.shape[3], -1))
+        mixed: Tensor = (weights * scores.float().softmax(-1).to(weights)).flatten(-2) @ value
+        return mixed
+
+    def _on_grid(self, grid: Size) -> Tensor:
+        """The weights at the positions of a layer, (N, Q, K, 1)."""
+        if grid not in self._grids:
+            placed = F.interpolate(self.weights.float(), grid, mode="bilinear", antialias=True)
+            self._grids[grid] = placed.flatten(2).transpose(1, 2).unsqueeze(-1)
+        return self._grids[grid]
 
 
-def join_prompts(first: Condition, second: Condition) -> Condition:
-    """Two prompts a row, embeddings (B, 2L, D), for ``PriorWeightedAttention``; all else is the first's."""
-    return replace(first, embeddings=torch.cat([first.embeddings, second.embeddings], dim=1))
+def join_prompts(prompts: Condition) -> Condition:
+    """All K rows as one, embeddings (1, K·L, D), for ``PlacedPrompts``; all else is the first's."""
+    return replace(prompts.rows(torch.zeros(1, dtype=torch.long)), embeddings=prompts.embeddings.flatten(0, 1)[None])

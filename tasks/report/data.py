@@ -17,7 +17,7 @@ from tasks.store.schema import STAGES
 from tasks.store.uris import parse
 
 FLAGGED = (
-    "(status <> 'ok' OR coalesce(verdict, 'improved') <> 'improved' "
+    "(status <> 'ok' OR coalesce(verdict, 'cleared') <> 'cleared' "
     "OR coalesce(inversion_status, 'converged') NOT IN ('converged', 'completed'))"
 )
 """SQL: the photos somebody should look at. `completed` is a fixed number of iterations, which judges nothing."""
@@ -153,7 +153,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, column: str, run: str, condit
 
 def _from_best(verdicts: dict[str, int]) -> dict[str, int]:
     """The known verdicts from good to bad, then any others."""
-    order = [name for name in ("improved", "unchanged", "weakened", "collapsed") if name in verdicts]
+    order = [name for name in ("cleared", "gently", "unchanged", "collapsed") if name in verdicts]
     return {name: verdicts[name] for name in dict.fromkeys([*order, *verdicts])}
 
 

@@ -80,10 +80,10 @@ def reasons(photo: dict[str, Any]) -> tuple[str, ...]:
     share = f" {strength:.0%} of the edit was applied." if strength is not None and strength < 1 else ""
     verdict = {
         "collapsed": "Collapsed: the result lost the structure of the photo.",
-        "weakened": "Weakened: the edit was held back." + share,
+        "gently": "Gently: the edit was held back." + share,
         "unchanged": "Unchanged: the photo was left as it was.",
     }
-    if photo["verdict"] not in (None, "improved"):
+    if photo["verdict"] not in (None, "cleared"):
         said.append(verdict.get(photo["verdict"], f"Verdict: {photo['verdict']}."))
     if photo["inversion_status"] not in (None, "converged", "completed"):
         said.append(f"The inversion did not converge: {photo['inversion_status']}.")

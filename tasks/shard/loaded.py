@@ -8,6 +8,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from fpcore.dehazing.haze_estimate import HazeView
 from tasks.photos.decode import Photo
 from tasks.photos.sidecars import Grey
 from tasks.shard.outcome import Columns, Failure
@@ -28,8 +29,8 @@ class Loaded:
     photo: Photo | None = None
     small: npt.NDArray[np.float32] | None = None
     """(3, h, w) in [0, 1]: the photo at the model's size."""
-    darkest: float = 0.0
-    """In [0, 1], of the photo at its own size (``fpcore.dehazing.haze_density.darkest_value``)."""
+    view: HazeView | None = None
+    """What its haze is estimated from; None for other operations than dehazing."""
     mask: Grey | None = None
     """(H, W) in [0, 1] at the photo's own size: how much of the edit each pixel takes; None = all."""
     depth: Grey | None = None
@@ -43,4 +44,4 @@ class Loaded:
     def fail(self, failure: Failure) -> None:
         """Give up on this photo; its neighbours go on."""
         self.failure = failure
-        self.photo = self.small = self.mask = self.depth = None
+        self.photo = self.small = self.view = self.mask = self.depth = None

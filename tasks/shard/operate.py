@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from fpcore.dehazing.haze_estimate import HazeView
 from fpcore.inversion.invert import Cancelled
 from fpcore.models.model import Model
 from fpcore.models.rows import auto_batch_size
@@ -15,7 +16,7 @@ from tasks.config import RunConfig
 from tasks.photos.sidecars import resized
 from tasks.shard.boundary import BEYOND_THE_PHOTO, photo_boundary, unexpected
 from tasks.shard.cancellation import Stop
-from tasks.shard.dehaze import run_dark_channel, run_dehaze
+from tasks.shard.dehaze import run_dehaze
 from tasks.shard.edit import run_edit
 from tasks.shard.invert import run_invert
 from tasks.shard.loaded import Loaded
@@ -85,8 +86,8 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
     try:
         config = _with_batch_size(config, model, group.size)
         requests = requests_of(group.photos, config, group.size)
-        darkest = torch.tensor([item.darkest for item in group.photos if item.small is not None])
-        outcomes, seconds = _operate(config, model, pixels, darkest, requests, _prior(group), should_stop)
+        views = [item.view for item in group.photos if item.view is not None]
+        outcomes, seconds = _operate(config, model, pixels, views, requests, _prior(group), should_stop)
     except torch.OutOfMemoryError:
         if config.on_oom == "fail":
             raise
@@ -117,24 +118,19 @@ def _operate(
     config: RunConfig,
     model: Model | None,
     pixels: torch.Tensor,
-    darkest: torch.Tensor,
+    views: list[HazeView],
     requests: EditRequests,
     prior: torch.Tensor | None,
     should_stop: Stop,
 ) -> tuple[list[Outcome], dict[str, float]]:
     """The run's operation on a group, padded to what the model takes and cropped back."""
-    if model is None:
-        if should_stop is not None and should_stop():
-            raise Cancelled("stopped between two groups")
-        return run_dark_channel(config, pixels)
+    if should_stop is not None and should_stop():
+        raise Cancelled("stopped between two groups")
+    if model is None or config.operation == "dehaze":
+        return run_dehaze(model, config, pixels, views, prior, should_stop)
     height, width = pixels.shape[-2:]
-    padded = pad(pixels, model)
-    if config.operation == "dehaze":
-        prior = None if prior is None else pad(prior, model)
-        outcomes, seconds = run_dehaze(model, config, padded, darkest, prior, should_stop)
-    else:
-        operation = run_invert if config.operation == "invert" else run_edit
-        outcomes, seconds = operation(model, config, padded, requests.padded(model), should_stop)
+    operation = run_invert if config.operation == "invert" else run_edit
+    outcomes, seconds = operation(model, config, pad(pixels, model), requests.padded(model), should_stop)
     return [
         replace(o, source=o.source[..., :height, :width], result=o.result[..., :height, :width]) for o in outcomes
     ], seconds

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from fpcore.dehazing.restore import Restoration
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.invert import Inversion
 from fpcore.inversion.schedule import Schedule
@@ -48,6 +49,7 @@ class Columns:
     """
 
     verdict: str | None = None
+    reason: str | None = None
     strength: float | None = None
     prompt: str | None = None
     target_prompt: str | None = None
@@ -79,9 +81,10 @@ class Columns:
 class Outcome:
     """What one picture of a group became: ``source`` and ``result`` (3, H, W) in [0, 1], and columns of its row.
 
-    ``strength``: the part of the edit to apply, 0 to 1. ``publish``: "render" transfers the change to the photo at its own
-    resolution (a change of colour and light), "model-size" publishes the result as it is (changed content), "nothing"
-    publishes no picture.
+    ``restoration``: how its haze comes off at the photo's own resolution, where that is known; else the change from ``source``
+    to ``result`` is transferred. ``strength``: the part of the edit to apply, 0 to 1. ``publish``: "render" brings the change to
+    the photo's own resolution (a change of colour and light), "model-size" publishes the result as it is (changed content),
+    "nothing" publishes no picture.
     """
 
     source: Tensor
@@ -90,6 +93,7 @@ class Outcome:
     columns: Columns
     failure: Failure | None = None
     publish: Publish = "render"
+    restoration: Restoration | None = None
 
 
 def finite_outcome(

@@ -18,13 +18,14 @@ from importlib.metadata import version
 from time import perf_counter
 from typing import TypedDict, TypeVar
 
-from fpcore.dehazing.haze_density import darkest_value
+from fpcore.dehazing.haze_estimate import view_photograph
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size
 from tasks.config import RunConfig, RunOrigin
 from tasks.photos.decode import PhotoLimits, model_input
 from tasks.shard.boundary import photo_boundary
 from tasks.shard.cancellation import Stop
+from tasks.shard.dehaze import needs_model
 from tasks.shard.load import load
 from tasks.shard.loaded import Loaded
 from tasks.shard.model_cache import model_for
@@ -90,7 +91,7 @@ def process_shard(
     if ledger.is_committed(ShardId(plan, shard)):
         return _standing(ShardId(plan, shard), ledger.facts(ShardId(plan, shard)), run)
     rows = planned_photos(ledger.read_plan_shard(plan, shard))
-    model = None if config.operation == "dehaze" and config.dehaze_variant == "dcp" else model_for(config)
+    model = model_for(config) if needs_model(config) else None
     run_id = ledger.run().configuration_digest[:16]
     finish = Finisher(ledger, config, run_id, model, reference)
     sampled = model if shard == 0 and config.save_steps else None
@@ -155,7 +156,7 @@ def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access:
             size = THUMBNAIL if model is None else fit_size(width, height, model)[::-1]
             small = model_input(loaded.photo, size)
             if config.operation == "dehaze":
-                loaded.darkest = darkest_value(loaded.photo.pixels, loaded.photo.alpha)
+                loaded.view = view_photograph(loaded.photo.pixels, loaded.photo.alpha)
             loaded.small = small
             loaded.seconds["read"] += perf_counter() - clock
     return loaded

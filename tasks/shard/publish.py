@@ -9,8 +9,13 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fpcore.color_transfer import render
+from fpcore.dehazing.haze_estimate import weights_digest
+from fpcore.dehazing.restore import restore
+from fpcore.evaluation.clarity import LONGEST_SIDE, clarity
+from fpcore.evaluation.colour_difference import ciede2000
 from fpcore.evaluation.metrics import psnr, ssim
 from fpcore.models.model import Model
 from tasks.config import RunConfig
@@ -20,7 +25,7 @@ from tasks.photos.formats import PhotoError
 from tasks.shard.boundary import photo_boundary, within
 from tasks.shard.dehaze import dark_channel_pixels
 from tasks.shard.loaded import Loaded
-from tasks.shard.outcome import Outcome
+from tasks.shard.outcome import Columns, Outcome
 from tasks.shard.progress import PROGRESS
 from tasks.store.errors import NotFound
 from tasks.store.ledger import Ledger
@@ -52,7 +57,7 @@ class Finisher:
             if item.photo is not None:
                 height, width = item.photo.size
                 item.columns = replace(item.columns, height=height, width=width)
-            item.photo = item.small = item.mask = item.depth = None
+            item.photo = item.small = item.view = item.mask = item.depth = None
             item.processed_at = datetime.now(UTC)
             PROGRESS.add("photos")
             PROGRESS.add("failed", int(item.failure is not None))
@@ -80,6 +85,8 @@ class Finisher:
         """The picture at full resolution, and as a file."""
         clock = perf_counter()
         pixels = self._pixels(photo, outcome, item)
+        if self.config.operation == "dehaze" and pixels is not photo.pixels:
+            item.columns = told_how_clear(item.columns, photo.pixels, pixels)
         if outcome.publish == "model-size":
             photo = replace(photo, alpha=None)
         item.seconds["render"] = perf_counter() - clock
@@ -105,12 +112,16 @@ class Finisher:
             return dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
         if outcome.strength == 0:
             return photo.pixels
+        if outcome.restoration is not None:
+            return restore(outcome.restoration, photo.pixels, outcome.strength, item.mask)
         return render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
 
     def _provenance(self) -> Provenance | None:
         if not self.config.provenance:
             return None
         digest = self.model.digest if self.model else "dark-channel-prior"
+        if self.model is None and self.config.dehaze_variant == "density":
+            digest = weights_digest()
         return Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
 
     def _compare(self, item: Loaded, photo: Photo, pixels: Pixels) -> dict[str, float]:
@@ -119,15 +130,42 @@ class Finisher:
         Raises StoreError where the store fails: the shard is tried again, lest a row be without its measures for good.
         """
         try:
-            truth = _as_tensor(decode_photo(read_under(self.reference or ".", item.planned.key)).pixels)
+            reference = decode_photo(read_under(self.reference or ".", item.planned.key)).pixels
         except (NotFound, PhotoError):
             return {}
-        measures = {}
-        for name, candidate in (("input", _as_tensor(photo.pixels)), ("output", _as_tensor(pixels))):
+        measures, truth = {}, _as_tensor(reference)
+        for name, samples in (("input", photo.pixels), ("output", pixels)):
+            candidate = _as_tensor(samples)
             if candidate.shape == truth.shape:
                 measures[f"psnr_{name}"] = min(float(psnr(candidate, truth)[0]), MAX_PSNR)
                 measures[f"ssim_{name}"] = float(ssim(candidate, truth)[0])
+                measures[f"ciede2000_{name}"] = ciede2000(*(at_side(x, LONGEST_SIDE) for x in (samples, reference)))
         return measures
+
+
+def told_how_clear(columns: Columns, before: Pixels, after: Pixels) -> Columns:
+    """The columns with how much clearer the veiled part became, as a measure and in words."""
+    c = clarity(at_side(before, LONGEST_SIDE), at_side(after, LONGEST_SIDE))
+    said = f"{columns.reason or ''} The veiled part is {c.gain:.1f} times as clear.".strip()
+    measures = {
+        "clearer": c.gain,
+        "light": c.light,
+        "cast": c.cast,
+        "grain": c.grain,
+        "crushed": c.crushed,
+        "cleared": float(c.cleared),
+        "harmed": float(bool(c.harms)),
+    }
+    return replace(columns.measured(measures), reason=said)
+
+
+def at_side(pixels: Pixels, longest: int) -> torch.Tensor:
+    """A photo (H, W, 3) brought to ``longest`` pixels by area averages: (3, h, w) in [0, 1]."""
+    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    scale = longest / max(eight.shape[:2])
+    size = (max(1, round(eight.shape[1] * scale)), max(1, round(eight.shape[0] * scale)))
+    small = np.array(Image.fromarray(eight).resize(size, Image.Resampling.BOX))
+    return torch.from_numpy(small).permute(2, 0, 1).float() / 255
 
 
 def _as_tensor(pixels: Pixels) -> torch.Tensor:

@@ -14,7 +14,17 @@ from tests.photographs import write_photos
 def test_tables_of_a_run_and_nothing_new_the_second_time(tmp_path: Path, prefect_api: str) -> None:
     write_photos(tmp_path / "in", 4)
     out, tables = str(tmp_path / "out"), str(tmp_path / "tables")
-    arguments = ["dehaze", str(tmp_path / "in"), out, "--steps", "4", "--no-report", "--json"]
+    arguments = [
+        "dehaze",
+        str(tmp_path / "in"),
+        out,
+        "--variant",
+        "words-by-place",
+        "--steps",
+        "4",
+        "--no-report",
+        "--json",
+    ]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     first = aggregate([out], tables)
     images = f"SELECT count(*), sum(nfe) FROM read_parquet('{tables}/images/*/*.parquet')"

@@ -27,7 +27,18 @@ from tests.servers import S3Server
 
 pytestmark = pytest.mark.chaos
 
-QUICK = ["--steps", "4", "--batch-size", "1", "--shard-size", "1", "--no-report", "--json"]
+QUICK = [
+    "--variant",
+    "words-by-place",
+    "--steps",
+    "4",
+    "--batch-size",
+    "1",
+    "--shard-size",
+    "1",
+    "--no-report",
+    "--json",
+]
 
 
 def command(source: str, output: str, *options: str, **execution: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""How much haze there is: the darkest value of a photograph, and both witnesses together."""
+"""Density of haze as a map, the airlight, what is made of both at full resolution, and when nothing is done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from fpcore.builtin.demo_photographs import clear_photographs
-from fpcore.dehazing.haze_density import DARKEST_SHARE, combined_amount, darkest_value
+from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet
+from fpcore.dehazing.haze_estimate import (
+    DARKEST_SHARE,
+    WEIGHTS,
+    darkest_value,
+    estimate_haze,
+    network_size,
+    view_photograph,
+    without_frames,
+)
+from fpcore.dehazing.quality_gate import judge_estimate, newly_clipped
+from fpcore.dehazing.restore import plan_restoration, restore, restore_picture
+from fpcore.evaluation.metrics import psnr
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -59,9 +71,145 @@ def test_nothing_is_darker_than_the_veil(transmission: float) -> None:
         assert 0.9 * (1 - transmission) - 0.003 <= value <= 0.9 * (1 - transmission) + 0.12, name
 
 
-def test_both_witnesses_raise_the_amount() -> None:
-    seen, darkest = torch.tensor([0.1, 0.4, 0.1]), torch.tensor([0.05, 0.05, 0.3])
-    amount = combined_amount(seen, darkest)
-    assert amount[0] < amount[1]
-    assert amount[0] < amount[2]
-    assert ((amount > 0) & (amount < 0.8)).all()
+def rendered(name: str, near: float, far: float, airlight: tuple[float, ...] = (0.8, 0.8, 0.8)) -> np.ndarray:
+    """A clear photograph under haze from transmission ``near`` at the bottom to ``far`` at the top, (H, W, 3) uint8."""
+    clear = dict(clear_photographs())[name] / 255
+    t = np.geomspace(far, near, len(clear))[:, None, None]
+    return ((clear * t + np.array(airlight) * (1 - t)) * 255).round().astype(np.uint8)
+
+
+def test_the_weights_are_small() -> None:
+    assert WEIGHTS.stat().st_size < 5e6
+    assert sum(p.numel() for p in HazeDensityNet().parameters()) < 1e6
+
+
+@pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (300, 1200), (17, 16), (1, 1)])
+def test_any_size_and_aspect(size: tuple[int, int]) -> None:
+    wide, high = network_size(*size)
+    assert wide % MULTIPLE == high % MULTIPLE == 0
+    picture = noise(min(size[1], 600), min(size[0], 800))
+    estimate = estimate_haze(view_photograph(picture))
+    assert estimate.tau.isfinite().all()
+    assert 0 <= float(estimate.density.min()) <= float(estimate.density.max()) < 1
+
+
+def test_density_is_a_map_and_follows_the_haze() -> None:
+    """Denser haze is seen as denser, and far haze as far: the top of the picture more than the bottom."""
+    names = ("china", "coffee", "astronaut", "chelsea", "rocket")
+    thin, thick = (
+        [estimate_haze(view_photograph(rendered(n, near, far))) for n in names]
+        for near, far in ((0.95, 0.6), (0.6, 0.3))
+    )
+    assert np.mean([e.amount for e in thin]) + 0.1 < np.mean([e.amount for e in thick])
+    halves = [(float(e.density[: e.density.shape[0] // 2].mean()), float(e.density.mean())) for e in thin]
+    assert np.mean([top - whole for top, whole in halves]) > 0.02
+
+
+def test_the_airlight_has_a_colour() -> None:
+    blue, brown = (
+        estimate_haze(view_photograph(rendered("china", 0.5, 0.2, a))).airlight
+        for a in ((0.6, 0.7, 0.85), (0.8, 0.7, 0.55))
+    )
+    assert float(blue[2] - blue[0]) > 0.05
+    assert float(brown[0] - brown[2]) > 0.05
+
+
+@pytest.mark.parametrize("shade", [0, 255])
+def test_frames_are_no_evidence(shade: int) -> None:
+    """A black or white frame around a hazy photograph changes next to nothing in what is seen within."""
+    hazy = rendered("china", 0.6, 0.3)
+    framed = np.full((hazy.shape[0] + 80, hazy.shape[1] + 120, 3), shade, np.uint8)
+    framed[40:-40, 60:-60] = hazy
+    plain, within = (estimate_haze(view_photograph(p)) for p in (hazy, framed))
+    assert within.darkest == pytest.approx(plain.darkest, abs=0.03)
+    assert within.amount == pytest.approx(plain.amount, abs=0.12)
+    picture = torch.zeros(3, 20, 30)
+    picture[:, 4:18, 5:] = 0.5
+    inside = without_frames(picture)
+    assert inside.sum() == 12 * 24  # and a line at each frame, which is a mixture of both
+    assert inside[5:17, 6:].all()
+
+
+def test_restoring_brings_a_hazy_photograph_closer_to_the_clear_one() -> None:
+    gains = []
+    for name, clear in clear_photographs():
+        hazy = rendered(name, 0.7, 0.35)
+        view = view_photograph(hazy)
+        estimate = estimate_haze(view)
+        done = restore(plan_restoration(estimate, view.texture), hazy)
+        assert done.dtype == np.uint8
+        assert done.shape == hazy.shape
+        before, after = (torch.from_numpy(x / 255.0)[None] for x in (hazy, done))
+        truth = torch.from_numpy(clear / 255.0)[None]
+        gains.append(float(psnr(after, truth) - psnr(before, truth)))
+    assert np.mean(gains) > 3
+    assert min(gains) > -1
+
+
+def test_strength_mask_and_depth_of_colour() -> None:
+    hazy = rendered("coffee", 0.7, 0.35)
+    view = view_photograph(hazy)
+    plan = plan_restoration(estimate_haze(view), view.texture)
+    whole, none = restore(plan, hazy), restore(plan, hazy, 0.0)
+    np.testing.assert_array_equal(none, hazy)
+    half = restore(plan, hazy, 0.5).astype(int)
+    inside = (whole > 0) & (whole < 255)  # what is not clipped at full strength
+    assert np.abs(half - (whole.astype(int) + hazy) / 2)[inside].max() <= 1
+    mask = np.zeros(hazy.shape[:2], np.float32)
+    mask[:, 100:] = 1
+    part = restore(plan, hazy, 1.0, mask)
+    np.testing.assert_array_equal(part[:, :100], hazy[:, :100])
+    np.testing.assert_array_equal(part[:, 100:], whole[:, 100:])
+    sixteen = restore(plan, hazy.astype(np.uint16) * 257)
+    assert sixteen.dtype == np.uint16
+    assert np.abs(sixteen / 257 - whole).max() <= 1
+
+
+def test_white_balance_takes_the_cast_of_the_airlight_off() -> None:
+    hazy = rendered("china", 0.5, 0.2, (0.85, 0.75, 0.6))
+    view = view_photograph(hazy)
+    estimate = estimate_haze(view)
+    kept, balanced = (
+        restore(plan_restoration(estimate, view.texture, white_balance=b), hazy).mean((0, 1)) for b in (False, True)
+    )
+    assert balanced[0] / balanced[2] < kept[0] / kept[2]
+
+
+def test_noise_is_not_amplified_where_there_is_nothing_else() -> None:
+    """A flat grey sky with a little noise under dense haze: hardly more noise after."""
+    generator = np.random.default_rng(0)
+    clear = dict(clear_photographs())["china"] / 255
+    clear[:150] = 0.75
+    t = np.geomspace(0.12, 0.6, len(clear))[:, None, None]
+    hazy = clear * t + 0.8 * (1 - t) + generator.normal(0, 0.004, clear.shape)
+    hazy = (hazy.clip(0, 1) * 255).round().astype(np.uint8)
+    view = view_photograph(hazy)
+    done = restore(plan_restoration(estimate_haze(view), view.texture), hazy)
+    assert done[20:120].mean(2).std(0).mean() < 5 * hazy[20:120].mean(2).std(0).mean()
+    assert done[20:120, 20:-20].mean(2).std() / 255 < 0.05
+
+
+def test_clear_photographs_come_back_close_to_themselves_and_hazy_ones_are_cleared() -> None:
+    for name, clear in clear_photographs():
+        for pixels, clear_one in ((clear, True), (rendered(name, 0.6, 0.3), False)):
+            view = view_photograph(np.ascontiguousarray(pixels))
+            estimate = estimate_haze(view)
+            small = restore_picture(plan_restoration(estimate, view.texture), estimate.picture).clamp(0, 1)
+            verdict = judge_estimate(estimate, small)
+            assert verdict.reason.endswith(".")
+            if clear_one:
+                result = torch.lerp(estimate.picture, small, verdict.strength)
+                assert float(psnr(result[None], estimate.picture[None])) > 30, name
+            else:
+                assert verdict.name == "cleared", (name, verdict.reason)
+
+
+def test_only_texture_that_becomes_black_or_white_counts_as_clipped() -> None:
+    source = torch.full((3, 64, 64), 0.9)
+    source[:, 32:] = torch.rand((3, 32, 64), generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    sky_clips, texture_clips = source.clone(), source.clone()
+    sky_clips[:, :20] = 1.0
+    texture_clips[:, 44:] = 0.0
+    assert float(newly_clipped(source, sky_clips)) == 0
+    assert float(newly_clipped(source, texture_clips)) == pytest.approx(20 / 64, abs=0.01)
+    assert float(newly_clipped(texture_clips, texture_clips)) == 0

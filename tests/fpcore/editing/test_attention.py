@@ -13,7 +13,7 @@ from torch import Tensor
 from fpcore.editing.attention import (
     AttentionHookError,
     AttentionLayer,
-    PriorWeightedAttention,
+    PlacedPrompts,
     RecordAttention,
     attention,
     attention_layers,
@@ -186,34 +186,35 @@ def test_no_maps_without_a_run() -> None:
         RecordAttention(SIZE).maps.average()
 
 
-@pytest.mark.parametrize(("weight", "prompt"), [(1.0, 0), (0.0, 1)])
-def test_prior_of_one_and_of_zero_is_plain_attention_to_either_prompt(
-    unet: UNet2DConditionModel, weight: float, prompt: int
-) -> None:
+@pytest.mark.parametrize("prompt", [0, 1, 2])
+def test_one_prompt_everywhere_is_plain_attention_to_it(unet: UNet2DConditionModel, prompt: int) -> None:
     torch.manual_seed(2)
     z, t = torch.randn(2, 4, *SIZE), torch.tensor([300, 300])
-    prompts = Condition(torch.randn(2, 7, 32)), Condition(torch.randn(2, 7, 32))
-    plain = unet(z, t, encoder_hidden_states=prompts[prompt].embeddings).sample
-    both = join_prompts(*prompts).embeddings
-    with controlled(unet, PriorWeightedAttention(torch.full((2, 1, 64, 48), weight), SIZE)):
-        assert torch.allclose(unet(z, t, encoder_hidden_states=both).sample, plain, atol=1e-5)
+    prompts = Condition(torch.randn(3, 7, 32))
+    plain = unet(z, t, encoder_hidden_states=prompts.embeddings[prompt].expand(2, -1, -1)).sample
+    joined = join_prompts(prompts).repeat(2).embeddings
+    weights = torch.zeros(2, 3, 64, 48)
+    weights[:, prompt] = 1
+    with controlled(unet, PlacedPrompts(weights, SIZE)):
+        assert torch.allclose(unet(z, t, encoder_hidden_states=joined).sample, plain, atol=1e-5)
 
 
-def test_prior_weights_each_position() -> None:
+def test_weights_hold_at_each_position_and_for_each_row() -> None:
     torch.manual_seed(3)
-    query, key, value = torch.randn(2, 2, 4, 5), torch.randn(2, 2, 6, 5), torch.randn(2, 2, 6, 5)
-    prior = torch.tensor([[1.0, 0.0], [0.25, 0.5]]).view(1, 1, 2, 2)
-    out = PriorWeightedAttention(prior, (2, 2)).attend(AttentionLayer("a", True, 0), query, key, value)
+    query, key, value = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 6, 5), torch.randn(3, 2, 6, 5)
+    m = torch.tensor([[[1.0, 0.0], [0.25, 0.5]], [[0.0, 0.0], [0.0, 1.0]]])[:, None]
+    control = PlacedPrompts(torch.cat([m, 1 - m], 1), (2, 2))
+    control.rows = torch.tensor([0, 1, 0])  # the third row belongs to the first picture again
+    out = control.attend(AttentionLayer("a", True, 0), query, key, value)
     first = (query @ key[:, :, :3].mT / 5**0.5).softmax(-1) @ value[:, :, :3]
     second = (query @ key[:, :, 3:].mT / 5**0.5).softmax(-1) @ value[:, :, 3:]
-    for position, m in enumerate([1.0, 0.0, 0.25, 0.5]):  # also in the second row, which repeats the prior
-        expected = m * first[:, :, position] + (1 - m) * second[:, :, position]
-        assert torch.allclose(out[:, :, position], expected, atol=1e-6)
+    share = m[[0, 1, 0], 0].flatten(1)[:, None, :, None]
+    assert torch.allclose(out, share * first + (1 - share) * second, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "prior", [torch.ones(4, 4), torch.full((1, 1, 4, 4), 1.5), torch.full((1, 1, 4, 4), torch.nan)]
+    "weights", [torch.ones(4, 4), torch.full((1, 1, 4, 4), 1.5), torch.full((1, 1, 4, 4), torch.nan)]
 )
-def test_priors_out_of_range_are_refused(prior: Tensor) -> None:
+def test_weights_out_of_range_are_refused(weights: Tensor) -> None:
     with pytest.raises(ValueError, match="values from 0 to 1"):
-        PriorWeightedAttention(prior, SIZE)
+        PlacedPrompts(weights, SIZE)

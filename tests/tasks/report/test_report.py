@@ -102,7 +102,7 @@ def test_numbers_equal_duckdb_over_the_raw_shards(night: Path, report: ReportSum
     invert, write = ask(f"SELECT avg(timings.invert), avg(timings.write) FROM {ok}")[0]
     assert (said["seconds"]["invert"], said["seconds"]["write"]) == pytest.approx((invert, write))
     flagged = ask(
-        "SELECT count(*) FROM {shards} WHERE status <> 'ok' OR verdict <> 'improved' OR inversion_status <> 'converged'"
+        "SELECT count(*) FROM {shards} WHERE status <> 'ok' OR verdict <> 'cleared' OR inversion_status <> 'converged'"
     )
     assert flagged[0][0] == said["flagged"] == report.flagged
     assert said["photos_per_second"] == pytest.approx(RECIPE.photos / (3 * 40))
@@ -202,7 +202,7 @@ def test_the_paths_shown_are_those_of_the_ledger(night: Path) -> None:
 
 def test_reasons_name_every_kind_of_flag() -> None:
     ordinary = {
-        "status": "ok", "error_code": None, "error_message": None, "verdict": "improved", "strength": 1.0,
+        "status": "ok", "error_code": None, "error_message": None, "verdict": "cleared", "strength": 1.0,
         "inversion_status": "converged", "psnr_input": 15.0, "psnr_output": 20.0,
     }  # fmt: skip
     assert reasons(ordinary) == ()
@@ -211,7 +211,7 @@ def test_reasons_name_every_kind_of_flag() -> None:
     assert (
         "Copy it" in reasons(ordinary | {"status": "failed", "error_code": "x", "error_message": "Copy it again."})[0]
     )
-    assert "50% of the edit" in reasons(ordinary | {"verdict": "weakened", "strength": 0.5})[0]
+    assert "50% of the edit" in reasons(ordinary | {"verdict": "gently", "strength": 0.5})[0]
     assert "structure" in reasons(ordinary | {"verdict": "collapsed"})[0]
     assert "as it was" in reasons(ordinary | {"verdict": "unchanged"})[0]
     assert "odd" in reasons(ordinary | {"verdict": "odd"})[0]

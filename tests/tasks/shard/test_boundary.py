@@ -15,7 +15,7 @@ from fpcore.inversion.invert import Cancelled
 from tasks.config import RunConfig
 from tasks.photos.formats import PhotoError
 from tasks.photos.sources import list_photos
-from tasks.shard import load, operate, process, publish
+from tasks.shard import dehaze, load, process, publish
 from tasks.shard.boundary import within
 from tasks.shard.process import process_shard, versions
 from tasks.store.errors import StoreUnavailable
@@ -63,7 +63,7 @@ def failing(real: Any, error: BaseException) -> Any:
 
 PLACES = [
     (load, "decode_photo"),
-    (process, "darkest_value"),
+    (process, "view_photograph"),
     (publish, "dark_channel_pixels"),
     (publish, "encode_photo"),
 ]
@@ -102,14 +102,14 @@ def test_what_is_no_photos_fault_stops_the_shard(
 def test_a_photo_that_the_computation_stumbles_over_fails_alone(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = operate.run_dark_channel
+    real = dehaze.run_dark_channel
 
     def stumbling(config: RunConfig, pixels: torch.Tensor) -> Any:
         if bool((pixels.mean((2, 3)) - torch.tensor([1.0, 0, 0])).abs().amax(1).min() < 1e-3):
             raise ValueError("no such pixels")
         return real(config, pixels)
 
-    monkeypatch.setattr(operate, "run_dark_channel", stumbling)
+    monkeypatch.setattr(dehaze, "run_dark_channel", stumbling)
     rows = committed(photos, tmp_path / "out")
     assert [row["key"] for row in rows if row["status"] == "failed"] == ["bad.png"]
     assert all((tmp_path / "out" / row["output_path"]).exists() for row in rows if row["status"] == "ok")
@@ -121,7 +121,7 @@ def test_a_run_that_cannot_work_at_all_fails_no_photo(
     def broken(config: RunConfig, pixels: torch.Tensor) -> Any:
         raise ValueError("the network has no such layer")
 
-    monkeypatch.setattr(operate, "run_dark_channel", broken)
+    monkeypatch.setattr(dehaze, "run_dark_channel", broken)
     ledger = plan(photos, tmp_path / "out", DCP)
     with pytest.raises(ValueError, match="no such layer"):
         process_shard(str(tmp_path / "out"), DCP, 1, 0)

@@ -49,7 +49,7 @@ def test_planned_photos_are_typed_and_complete() -> None:
 
 
 def test_a_failed_photo_has_its_reason_and_no_verdict() -> None:
-    item = Loaded(PHOTO, columns=Columns(verdict="improved", metrics={"fine": 1.0, "none": float("nan")}))
+    item = Loaded(PHOTO, columns=Columns(verdict="cleared", metrics={"fine": 1.0, "none": float("nan")}))
     item.fail(Failure("damaged", "Not a photo."))
     row = shard_table([item], RunConfig(), ShardOrigin(1, 0)).to_pylist()[0]
     assert (row["status"], row["error_code"], row["error_message"]) == ("failed", "damaged", "Not a photo.")

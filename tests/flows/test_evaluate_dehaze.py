@@ -1,4 +1,4 @@
-"""``fixpoint evaluate reside`` on free photographs in the shape of RESIDE's pairs."""
+"""``fixpoint evaluate dehaze`` on free photographs in the shape of RESIDE's pairs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -28,34 +29,41 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_table_and_sheet_of_every_side(pairs: Path, prefect_api: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    line = ["evaluate", "reside", str(pairs), str(out), "--variants", "graded,dcp", "--real", str(pairs / "hazy")]
-    done = CliRunner().invoke(app, [*line, "--set", "num_inference_steps=4", "--json"])
+    line = [
+        "evaluate",
+        "dehaze",
+        str(pairs),
+        "--output",
+        str(out),
+        "--real",
+        str(pairs / "hazy"),
+        "--clear",
+        str(pairs / "gt"),
+    ]
+    done = CliRunner().invoke(app, [*line, "--json"])
     assert done.exit_code == 0, done.output
     rows = {row["run"]: row for row in json.loads(done.stdout.splitlines()[-1])}
-    sides = [
-        "graded",
-        "dcp",
-        "graded, clear side",
-        "round trip of the clear side",
-        "graded, real haze",
-        "dcp, real haze",
-    ]
-    assert list(rows) == sides
+    names = ["density", "even-veil", "dcp"]
+    sides = [*(f"{n}, {pairs}" for n in names), f"density, clear side of {pairs}", *(f"{n}, real haze" for n in names)]
+    assert list(rows) == [*sides, "density, clear photographs"]
     assert all((row["photos"], row["failed"]) == (2, 0) for row in rows.values())
-    assert rows["graded"]["psnr_before"] == rows["dcp"]["psnr_before"] > 5
-    assert rows["graded, clear side"]["psnr_before"] == 100
-    assert rows["round trip of the clear side"]["psnr_round_trip"] > 30
-    for run in ("graded, real haze", "dcp, real haze"):
-        for measure in ("dark_channel", "contrast", "colourfulness"):
-            assert rows[run][f"{measure}_after"] > 0
+    before = [rows[f"{n}, {pairs}"]["psnr_before"] for n in names]
+    assert before[0] == before[1] == before[2] > 5
+    assert rows[f"density, {pairs}"]["nfe"] == 3
+    assert rows["density, clear photographs"]["least_psnr"] > 25
+    for name in names:
+        row = rows[f"{name}, real haze"]
+        assert row["times_as_clear"] > 0
+        assert 0 <= row["cleared"] + row["harmed"] <= 4
+    assert pq.read_table(out / "table.parquet").num_rows == len(rows)
     assert json.loads((out / "table.json").read_text()) == list(rows.values())
-    for name, columns in (("sheet-pairs.jpg", 5), ("sheet-real.jpg", 4)):
+    for name, columns in (("sheet-pairs-1.jpg", 6), ("sheet-real.jpg", 5)):
         with Image.open(out / name) as sheet:
             assert sheet.width == columns * 192
 
 
 def test_an_unknown_variant_is_refused_before_anything_is_done(pairs: Path, prefect_api: str, tmp_path: Path) -> None:
-    line = ["evaluate", "reside", str(pairs), str(tmp_path / "out"), "--variants", "graded,magic"]
+    line = ["evaluate", "dehaze", str(pairs), "--output", str(tmp_path / "out"), "--variants", "density,magic"]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 2
     assert "variants.1" in done.output

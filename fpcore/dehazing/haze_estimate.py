@@ -1,0 +1,214 @@
+"""What the air before a photograph is like: density of haze as a map, the colour of the airlight, and how sure both are.
+
+The network says what each place looks like by itself and in the whole picture. Where nothing in a photograph is dark, the
+darkest value speaks too: I = J t + A (1 − t) with J ≥ 0 leaves nothing darker than the veil before it, and in most photographs
+something is nearly black (the dark channel prior, He et al. 2009, for the photograph as a whole). A black thing near the camera
+says nothing of the hills behind it, so the darker the darkest value, the less it counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet, Prediction, first_airlight, pooled_airlight
+from fpcore.evaluation.clarity import local_statistics
+from fpcore.evaluation.dark_channel import dark_channel
+
+Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+WEIGHTS = Path(__file__).parent.parent / "builtin" / "haze_density.safetensors"
+LONGEST_SIDE = 256
+"""Pixels at which the network is asked: what it was trained at."""
+CORRECTIONS = 2
+"""How often the airlight is corrected by the network's own answer."""
+DARKEST_SIDE = 640
+"""Pixels to which a photograph is brought before its darkest value is taken: finer ones say more about noise than about haze."""
+TEXTURE_SIDE = 1024
+"""Pixels at which a photograph's grain and texture are measured: about what a screen shows."""
+DARKEST_SHARE = 0.001
+"""Share of the pixels that may be darker than the darkest value."""
+EVEN_VEIL = (0.03, 0.10)
+"""Darkest value from which on the even veil counts, and from which on it counts in full (docs/studies/dehazing.md)."""
+EVEN_WEIGHT = 2.0
+"""Of the even veil's optical depth in full, where the network's is 1."""
+BLACK = 0.01
+"""How much darker than the darkest value the veil is not: nothing is blacker than this."""
+FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98
+"""A row or column at the border with this share of pixels below black or above white is a frame, no photograph."""
+
+
+@dataclass(frozen=True)
+class HazeView:
+    """What is looked at of one photograph: ``picture`` (3, h, w) in [0, 1], sides multiples of ``MULTIPLE``; ``evidence`` (h, w), 0
+    in frames and where the photograph is transparent, 1 elsewhere; ``texture`` (h, w), local standard deviation of its luma at up
+    to ``TEXTURE_SIDE`` pixels; ``darkest`` value in [0, 1]."""
+
+    picture: Tensor
+    evidence: Tensor
+    texture: Tensor
+    darkest: float
+
+
+@dataclass(frozen=True)
+class HazeEstimate:
+    """Of one photograph, at the size the network was asked at.
+
+    ``picture`` (3, h, w) in [0, 1] that it was asked about; optical depth ``tau`` (h, w) ≥ 0; ``spread`` (h, w) > 0, the scale of
+    its error; ``airlight`` (3,); ``evidence`` (h, w): 0 in frames, 1 elsewhere; ``darkest`` value in [0, 1]; ``evaluations`` of
+    the network.
+    """
+
+    picture: Tensor
+    tau: Tensor
+    spread: Tensor
+    airlight: Tensor
+    evidence: Tensor
+    darkest: float
+    evaluations: int
+
+    @property
+    def density(self) -> Tensor:
+        """1 − t, (h, w) in [0, 1); 0 in frames."""
+        return (1 - torch.exp(-self.tau)) * self.evidence
+
+    @property
+    def amount(self) -> float:
+        """Mean density over the photograph, frames left out."""
+        return float(self.density.sum() / self.evidence.sum().clamp_min(1))
+
+
+@cache
+def weights_digest(weights: Path = WEIGHTS) -> str:
+    """SHA-256 (hex) of the network's weights."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+@cache
+def haze_density_net(weights: Path = WEIGHTS) -> HazeDensityNet:
+    """The shipped network, in evaluation mode."""
+    net = HazeDensityNet()
+    net.load_state_dict(load_file(weights))
+    return net.eval().requires_grad_(False)
+
+
+def network_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) at which a photograph is asked about: ``LONGEST_SIDE`` long, multiples of ``MULTIPLE``."""
+    scale = LONGEST_SIDE / max(width, height)
+    wide, high = (max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (width, height))
+    return wide, high
+
+
+def darkest_value(pixels: Samples, alpha: Samples | None = None) -> float:
+    """The least of the three colours, in [0, 1], that all but ``DARKEST_SHARE`` of a photograph (H, W, 3) exceed.
+
+    Taken at ``DARKEST_SIDE`` pixels at most, by area averages. Where ``alpha`` (H, W) is 0, and in frames, there is no photograph.
+    """
+    least = np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    if alpha is not None:
+        least[alpha == 0] = np.iinfo(pixels.dtype).max
+    image = Image.fromarray(least if least.dtype == np.uint8 else least.astype(np.float32))
+    image.thumbnail((DARKEST_SIDE, DARKEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    small = torch.from_numpy(np.array(image, np.float64)) / float(np.iinfo(pixels.dtype).max)
+    shown = small[without_frames(small[None]) > 0]
+    return float(np.quantile(shown.numpy(), DARKEST_SHARE))
+
+
+def without_frames(picture: Tensor) -> Tensor:
+    """(h, w) of a picture (C, h, w): 0 in rows and columns along the border that are black or white all along, 1 elsewhere."""
+    plain = ((picture.amax(0) < FRAME_BLACK) | (picture.amin(0) > FRAME_WHITE)).float()
+    inside = torch.ones_like(plain)
+    for along in (1, 0):
+        line = (plain.mean(along) > FRAME_SHARE).long()
+        before, after = int(line.cumprod(0).sum()), int(line.flip(0).cumprod(0).sum())
+        if before < len(line):  # the next line is a mixture of frame and photograph
+            inside.narrow(1 - along, 0, before + 1 if before else 0).zero_()
+            inside.narrow(1 - along, len(line) - (after + 1 if after else 0), after + 1 if after else 0).zero_()
+    return inside if bool(inside.any()) else torch.ones_like(inside)
+
+
+def view_photograph(pixels: Samples, alpha: Samples | None = None) -> HazeView:
+    """Look at a photograph (H, W, 3) uint8 or uint16, transparent where ``alpha`` (H, W) is 0."""
+    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    image, size = Image.fromarray(eight), network_size(pixels.shape[1], pixels.shape[0])
+    picture = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BOX))).permute(2, 0, 1).float() / 255
+    evidence = without_frames(picture)
+    if alpha is not None:
+        opaque = Image.fromarray((alpha > 0).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+        evidence = evidence * (torch.from_numpy(np.array(opaque)) > 127)
+    image.thumbnail((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    luma = torch.from_numpy(np.array(image.convert("L"), np.float32)) / 255
+    texture = F.interpolate(local_statistics(luma)[0].float()[None, None], picture.shape[1:], mode="area")[0, 0]
+    return HazeView(picture, evidence, texture, darkest_value(pixels, alpha))
+
+
+def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEstimate:
+    """Estimate the haze of a photograph; the network, None = the shipped one, is asked ``CORRECTIONS`` + 1 times."""
+    net = haze_density_net() if net is None else net
+    image, shown = view.picture[None], view.evidence[None, None]
+    airlight = first_airlight(image, shown)
+    for _ in range(CORRECTIONS):
+        airlight = (airlight * _answered_airlight(net(image / airlight), shown)).clamp(0.2, 1.05)
+    answer = net(image / airlight)
+    tau, spread = (
+        F.interpolate(x, view.picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+        for x in (answer.tau, answer.tau_spread.exp())
+    )
+    seen = HazeEstimate(view.picture, tau, spread, airlight.view(3), view.evidence, view.darkest, CORRECTIONS + 1)
+    return _not_below_black(_with_even_veil(seen))
+
+
+def even_estimate(view: HazeView) -> HazeEstimate:
+    """The haze if it is the same everywhere and neutral: A the brightest value of 32 × 32, t what makes the darkest value black."""
+    light = float(F.adaptive_avg_pool2d(view.picture[None] * view.evidence, 32).amax())
+    t = min(max(1 - (view.darkest + BLACK) / max(light, 0.1), 0.05), 1.0)
+    tau = torch.full_like(view.evidence, -math.log(t))
+    airlight = torch.full((3,), light)
+    return HazeEstimate(view.picture, tau, torch.ones_like(tau), airlight, view.evidence, view.darkest, 0)
+
+
+def _answered_airlight(answer: Prediction, shown: Tensor) -> Tensor:
+    hidden = 1 - F.interpolate(shown, answer.tau.shape[2:], mode="area")
+    return pooled_airlight(
+        Prediction(answer.tau, answer.tau_spread, answer.airlight, answer.airlight_spread + 9 * hidden)
+    )
+
+
+def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
+    """Averaged with what the darkest value says, in proportion to how much it knows."""
+    low, high = EVEN_VEIL
+    weight = min(max((e.darkest - low) / (high - low), 0.0), 1.0)
+    if weight == 0:
+        return e
+    blocks = F.adaptive_avg_pool2d(e.picture[None] * e.evidence, 32).flatten(2)[0]
+    brightest = blocks[:, blocks.sum(0).argmax()].clamp_min(0.1)
+    tau = -math.log(min(max(1 - (e.darkest + BLACK) / float(blocks.amax()), 0.02), 1.0))
+    mean = (e.tau + EVEN_WEIGHT * weight * tau) / (1 + EVEN_WEIGHT * weight)
+    return HazeEstimate(
+        e.picture,
+        mean,
+        e.spread,
+        (e.airlight + weight * brightest) / (1 + weight),
+        e.evidence,
+        e.darkest,
+        e.evaluations,
+    )
+
+
+def _not_below_black(e: HazeEstimate) -> HazeEstimate:
+    """Thinned where the photograph would become negative: t ≥ 1 − dark channel of I/A, as J ≥ 0."""
+    relative = e.picture / e.airlight.view(3, 1, 1)
+    most = -torch.log((1 - dark_channel(relative[None], 7)[0, 0]).clamp(0.02, 1))
+    return HazeEstimate(
+        e.picture, torch.minimum(e.tau, most), e.spread, e.airlight, e.evidence, e.darkest, e.evaluations
+    )
