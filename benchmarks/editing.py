@@ -33,8 +33,7 @@ from torch import Tensor
 from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.builtin.photographs import SUFFIXES
 from fpcore.editing.edit import EditResult, edit
-from fpcore.editing.guidance import GUIDANCE_MODES, GuidanceMode
-from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.editing.settings import GUIDANCE_MODES, EditSettings, GuidanceMode
 from fpcore.evaluation.metrics import psnr, structure_distance
 from fpcore.inversion.invert import Inversion, invert
 from fpcore.inversion.methods import MethodName, method

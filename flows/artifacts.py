@@ -15,6 +15,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.totals import totals
 from tasks.report.thumbnails import before_and_after
 from tasks.shard.progress import PROGRESS, Pace, worker
 
@@ -59,15 +60,9 @@ class Board:
     def close(self) -> dict[str, Any]:
         """Last state of the progress, and the table of shards; what was done, in numbers."""
         self._show()
-        loads = model_loads(self.done)
-        summary = {
-            "processed": sum(shard["photos"] for shard in self.done),
-            "nfe": sum(shard.get("nfe") or 0 for shard in self.done),
-            "workers": len(loads),
-            "model_loads": sum(loads.values()),
-        }
+        summary = totals(self.done)
         if self.done:
-            told = f"{len(self.done)} shards by {len(loads)} worker processes, {summary['model_loads']} model loads"
+            told = f"{len(self.done)} shards by {summary['workers']} worker processes, {summary['model_loads']} model loads"
             self._log.info(told)
             rows = [{name: shard.get(name) for name in COLUMNS} for shard in self.done[:MAX_ROWS]]
             create_table_artifact(rows, key="shards", description=told)
@@ -82,12 +77,3 @@ class Board:
             create_image_artifact(picture, key="before-after", description=f"{key}: before, after")
         for name in ("images", "report/index.html") if report is not None else ("images",):
             create_link_artifact(f"{self.output}/{name}", key="output", link_text=f"{self.output}/{name}")
-
-
-def model_loads(done: list[dict[str, Any]]) -> dict[str, int]:
-    """Model loads by worker process, as of its last shard."""
-    loads: dict[str, int] = {}
-    for shard in done:
-        if name := shard.get("worker"):
-            loads[name] = max(loads.get(name, 0), shard.get("model_loads") or 0)
-    return loads

@@ -8,15 +8,14 @@ from prefect import get_client, get_run_logger
 from prefect.exceptions import ObjectNotFound
 
 from flows.artifacts import Board
-from flows.execution import Execution, Incomplete, TooManyFailures
+from flows.execution import Execution, judge, refuse_signature
 from flows.shards import process_shards
 from tasks.config import RunConfig
 from tasks.photos.listing import PassedOver
 from tasks.prefect_tasks import plan, report
 from tasks.shard.progress import PROGRESS
-from tasks.store.ledger import Ledger, RunStatus
+from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
-from tasks.store.uris import WEB, parse
 
 
 def run_batch(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
     refuse_signature(source)
-    execution = execution.model_copy(update={"allow_root": (*execution.allow_root, *_own_site(source))})
+    execution = execution.with_site_of(source)
     _require_limit(execution.concurrency_limit)
     planned = plan(source, output, config, execution.access())
     ledger = Ledger(open_store(output))
@@ -40,23 +39,8 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     status, summary = ledger.status(), board.close()
     if board.done:
         board.publish(report(output)["markdown"] if execution.report else None)
-    _judge(status, errors, execution.max_failed_fraction)
+    judge(status, errors, execution.max_failed_fraction)
     return {**vars(status), **summary, "passed_over": planned["passed_over"]}
-
-
-def refuse_signature(source: str) -> None:
-    """Raise ValueError for a presigned source: a flow's parameters are kept in Prefect's database."""
-    if parse(source).signed:
-        raise ValueError(
-            "SOURCE carries a signature, and a run's parameters are kept in Prefect's database: put the address into a "
-            "manifest file and give that"
-        )
-
-
-def _own_site(source: str) -> list[str]:
-    """The place of a source on the web, which may be private if the operator names it."""
-    place = parse(source)
-    return [place.parent.uri] if place.scheme in WEB else []
 
 
 def _require_limit(name: str | None) -> None:
@@ -70,15 +54,3 @@ def _require_limit(name: str | None) -> None:
             raise ValueError(
                 f"there is no global concurrency limit {name}: make it by 'fixpoint setup --limit {name} --slots N'"
             ) from None
-
-
-def _judge(status: RunStatus, errors: list[str], max_failed_fraction: float) -> None:
-    if errors:
-        raise Incomplete(
-            f"{status.open_shards} shards are open, run the same command again to go on. First error: {errors[0]}"
-        )
-    if status.committed and status.failed / status.committed > max_failed_fraction:
-        raise TooManyFailures(
-            f"{status.failed} of {status.committed} photos failed, more than the {max_failed_fraction:.0%} allowed; "
-            "the report and the rows with status 'failed' say why"
-        )

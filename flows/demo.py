@@ -52,7 +52,13 @@ def main() -> None:
         if not Path(source).is_dir():
             write_hazy(Path(source), Path(reference))
     run(
-        "dehaze", source, output, {}, {"reference": reference, "max_failed_fraction": 1.0}, as_json=False, verbose=False
+        "dehaze",
+        source,
+        output,
+        {},
+        {"reference": reference, "max_failed_fraction": 1.0, "prefect": True},
+        as_json=False,
+        verbose=False,
     )
     show_results(output, *(SEEN if reference is None else GAINED))
 

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.store.access import Access
-from tasks.store.uris import parse
+from tasks.store.ledger import RunStatus
+from tasks.store.uris import WEB, parse
 
 RunnerName = Literal["thread", "process", "ray", "work-pool"]
 
@@ -43,12 +44,24 @@ class Execution(BaseModel):
         (), description="further places a manifest may name: folders, buckets, and sites of a private network"
     )
     report: bool = Field(True, description="write report/ at the end")
+    prefect: bool | None = Field(
+        None,
+        description="whether the command records its run in Prefect; none = where PREFECT_API_URL names a server, the runner "
+        "or a limit needs one, or there are more than 16 shards to do",
+    )
+
+    @property
+    def needs_prefect(self) -> bool:
+        """Whether Prefect starts the shards' processes or counts their slots."""
+        return self.runner != "thread" or self.concurrency_limit is not None
 
     @model_validator(mode="after")
     def _one_thread(self) -> Self:
         """One process drives one device."""
         if self.runner == "thread" and self.workers > 1:
             raise ValueError(f"workers is {self.workers} but runner is thread: choose process, ray or work-pool")
+        if self.prefect is False and self.needs_prefect:
+            raise ValueError("prefect is false, but the runner or the concurrency limit needs it: leave prefect out")
         return self
 
     @field_validator("allow_root")
@@ -58,6 +71,15 @@ class Execution(BaseModel):
         if any(parse(root).signed for root in roots):
             raise ValueError("allow_root takes folders and sites, without a signature")
         return roots
+
+    def with_site_of(self, source: str) -> Self:
+        """The same with leave to read the place of a source on the web, which may be private if the operator names it."""
+        place = parse(source)
+        return (
+            self.model_copy(update={"allow_root": (*self.allow_root, place.parent.uri)})
+            if place.scheme in WEB
+            else self
+        )
 
     def access(self) -> Access:
         """What may be read beside the source."""
@@ -79,3 +101,25 @@ class TooManyFailures(RuntimeError):
 
 class Incomplete(RuntimeError):
     """Some shards could not be committed; the same command goes on with them."""
+
+
+def judge(status: RunStatus, errors: list[str], max_failed_fraction: float) -> None:
+    """Raise Incomplete or TooManyFailures for a run that ended so."""
+    if errors:
+        raise Incomplete(
+            f"{status.open_shards} shards are open, run the same command again to go on. First error: {errors[0]}"
+        )
+    if status.committed and status.failed / status.committed > max_failed_fraction:
+        raise TooManyFailures(
+            f"{status.failed} of {status.committed} photos failed, more than the {max_failed_fraction:.0%} allowed; "
+            "the report and the rows with status 'failed' say why"
+        )
+
+
+def refuse_signature(source: str) -> None:
+    """Raise ValueError for a presigned source: a flow's parameters are kept in Prefect's database."""
+    if parse(source).signed:
+        raise ValueError(
+            "SOURCE carries a signature, and a run's parameters are kept in Prefect's database: put the address into a "
+            "manifest file and give that"
+        )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fpcore.color_transfer import render
     from fpcore.dehazing.dehaze import Dehazed, DehazeSettings, dehaze
     from fpcore.editing.edit import EditResult, edit
-    from fpcore.editing.prompt_to_prompt import EditSettings
+    from fpcore.editing.settings import EditSettings
     from fpcore.inversion.criteria import Status
     from fpcore.inversion.invert import Inversion, Predict, invert
     from fpcore.inversion.methods import Method, method
@@ -49,7 +49,7 @@ _HOMES = {
     "fpcore.color_transfer": ("render",),
     "fpcore.dehazing.dehaze": ("DehazeSettings", "Dehazed", "dehaze"),
     "fpcore.editing.edit": ("EditResult", "edit"),
-    "fpcore.editing.prompt_to_prompt": ("EditSettings",),
+    "fpcore.editing.settings": ("EditSettings",),
     "fpcore.inversion.criteria": ("Status",),
     "fpcore.inversion.invert": ("Inversion", "Predict", "invert"),
     "fpcore.inversion.methods": ("Method", "method"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.editing.settings import EditSettings
 from tasks.config import RunConfig
 
 SHARES = ("cross_replace", "self_replace", "blend_start", "blend_threshold", "amplify")

@@ -44,7 +44,7 @@ ROOMS = {
     "tasks.report": {"tasks.analytics", "tasks.photos", "tasks.store", "tasks.config"},
     "tasks.evaluation": {"tasks.shard", "tasks.photos", "tasks.store", "tasks.config"},
     "tasks.estimate": {"tasks.photos", "tasks.store"},
-    "tasks.prefect_tasks": {
+    "tasks.steps": {
         "tasks.shard",
         "tasks.report",
         "tasks.photos",
@@ -52,6 +52,7 @@ ROOMS = {
         "tasks.config",
         "tasks.edit_settings",
     },
+    "tasks.prefect_tasks": {"tasks.steps", "tasks.shard", "tasks.store", "tasks.config"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -63,23 +64,19 @@ def run(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Run a flow in this process, with an embedded Prefect unless PREFECT_API_URL names a server."""
-    if not verbose:
+    """Run an operation in this process: plainly, or as a flow of Prefect (``flows.plain.wants_prefect``)."""
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
+    else:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
-        from prefect import tags
-
-        from flows.batch import refuse_signature
-        from flows.embedded import start_once
-        from flows.execution import Execution
-        from flows.operations import FLOWS
+        from flows.execution import Execution, refuse_signature
+        from flows.plain import run_here
         from tasks.config import RunConfig
 
         refuse_signature(source)
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
-        start_once()
-        with tags("fixpoint"):
-            summary = FLOWS[operation](source, output, config, Execution(**execution))
+        summary = run_here(operation, source, output, config, Execution(**execution))
     show_summary(output, summary, as_json)
 
 

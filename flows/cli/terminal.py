@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -71,21 +70,34 @@ def stop(code: int, message: str) -> NoReturn:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Errors that users can mend become a sentence and an exit code."""
-    from prefect.exceptions import ParameterTypeError
-
     from flows.execution import Incomplete, TooManyFailures
     from tasks.store.errors import StoreError
 
     try:
         yield
-    except ValidationError as error:
-        stop(USAGE, "; ".join(f"{'.'.join(map(str, e['loc'])) or 'setting'}: {e['msg']}" for e in error.errors()))
     except Incomplete as error:
         stop(INCOMPLETE, str(error))
     except TooManyFailures as error:
         stop(TOO_MANY, str(error))
-    except (StoreError, ValueError, ParameterTypeError) as error:
-        stop(USAGE, str(error))
+    except Exception as error:
+        if not isinstance(error, StoreError | ValueError) and not _is_parameter_error(error):
+            raise
+        stop(USAGE, _sentence(error))
+
+
+def _is_parameter_error(error: Exception) -> bool:
+    """Whether this is Prefect's own error for a flow's parameters; asked without loading Prefect."""
+    module = sys.modules.get("prefect.exceptions")
+    return module is not None and isinstance(error, module.ParameterTypeError)
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong; of a configuration, which setting."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'setting'}: {e['msg']}" for e in error.errors())
+    return str(error)
 
 
 def settings_of(pairs: list[str] | None, **given: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from fpcore.builtin.recipes import HAZE_LEVELS, level_weights
 from fpcore.editing.attention import PlacedPrompts, controlled, join_prompts
 from fpcore.editing.edit import edit
-from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.editing.settings import EditSettings
 from fpcore.evaluation.dark_channel import dark_channel
 from fpcore.inversion.invert import Inversion, invert
 from fpcore.inversion.methods import Method, method

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fpcore.editing.attention import attention_layers, controlled
 from fpcore.editing.guidance import ConditionalPredict, Guidance, direction, prepare, reverse
-from fpcore.editing.prompt_to_prompt import EditSettings as EditSettings
-from fpcore.editing.prompt_to_prompt import PromptToPrompt, per_pair
+from fpcore.editing.prompt_to_prompt import PromptToPrompt
+from fpcore.editing.settings import EditSettings, per_pair
 from fpcore.editing.token_alignment import TokenAlignment, align_tokens
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Condition, Model

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fpcore.editing.edit import EditResult, sample_pairs
 from fpcore.editing.guidance import Guidance, prepare
-from fpcore.editing.prompt_to_prompt import EditSettings, per_pair
+from fpcore.editing.settings import EditSettings, per_pair
 from fpcore.inversion.flow_samplers import FlowSampler, flow_evaluations, sample_flow
 from fpcore.inversion.invert import Predict
 from fpcore.inversion.schedule import Schedule

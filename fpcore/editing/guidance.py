@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fpcore.editing.settings import GUIDANCE_MODES, GuidanceMode
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Condition
 
-GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
-GUIDANCE_MODES: tuple[GuidanceMode, ...] = ("none", "nti", "npi", "direct-inversion")
 ConditionalPredict = Callable[[Tensor, Tensor, Condition], Tensor]
 """(z (R, C, h, w), timestep (R,), condition of R rows) → the network's raw output; ``Model.predict``."""
 

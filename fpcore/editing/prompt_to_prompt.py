@@ -7,7 +7,6 @@ before them are left alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -15,61 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.editing.attention import AttentionLayer, AttentionMaps, RecordAttention, Size, attention, attention_weights
-from fpcore.editing.guidance import GUIDANCE_MODES, GuidanceMode
-from fpcore.editing.token_alignment import PADDING_RULES, TOKEN_MODES, PaddingRule, TokenAlignment, TokenMode
+from fpcore.editing.settings import EditSettings, per_pair
+from fpcore.editing.token_alignment import TokenAlignment
 
 BLEND_POSITIONS = 26**2
 """Local blending reads the finest cross-attention of at most so many positions: 16² of Stable Diffusion 1, 24² of 2."""
-
-
-@dataclass(frozen=True)
-class EditSettings:
-    """How a pair is edited; the defaults are PIE-Bench's.
-
-    ``guidance``, ``guidance_scale``: see ``fpcore.editing.guidance``. ``tokens``, ``padding``, ``amplify``, ``reweight``: see
-    ``fpcore.editing.token_alignment``. The fields of ``SHARED`` must agree for all pairs of a batch, the others may differ.
-    """
-
-    guidance: GuidanceMode = "none"
-    guidance_scale: float = 7.5
-    tokens: TokenMode = "refine"
-    padding: PaddingRule = "padding"
-    cross_replace: float = 0.4  # share of the steps, from the first on
-    self_replace: float = 0.6
-    self_tokens: int = 32**2  # self-attention is replaced on grids of at most so many positions
-    blend_start: float = 0.2  # share of the steps without local blending
-    blend_threshold: float = 0.3  # of the attention map's maximum
-    amplify: float = 2.0  # re-weighting of the target's blend word
-    reweight: tuple[tuple[str, float], ...] = ()  # of other words of the target
-    record_maps: bool = False
-
-    def __post_init__(self) -> None:
-        if self.guidance not in GUIDANCE_MODES or self.tokens not in TOKEN_MODES:
-            raise ValueError(
-                f"guidance must be one of {', '.join(GUIDANCE_MODES)} and tokens one of {', '.join(TOKEN_MODES)}, "
-                f"not {self.guidance!r} and {self.tokens!r}"
-            )
-        if self.padding not in PADDING_RULES:
-            raise ValueError(f"padding must be one of {', '.join(PADDING_RULES)}, not {self.padding!r}")
-        for name in ("cross_replace", "self_replace", "blend_start", "blend_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share and must lie between 0 and 1, not {getattr(self, name)}")
-
-
-SHARED = ("guidance", "guidance_scale", "self_tokens", "record_maps")
-
-
-def per_pair(settings: EditSettings | Sequence[EditSettings], pairs: int) -> list[EditSettings]:
-    """The settings of each pair. Raises ValueError where there are not as many, or what pairs must share differs."""
-    each = [settings] * pairs if isinstance(settings, EditSettings) else list(settings)
-    if len(each) != pairs:
-        raise ValueError(f"there are settings for {len(each)} pairs, not for {pairs}")
-    for name in SHARED:
-        if len({getattr(s, name) for s in each}) > 1:
-            raise ValueError(
-                f"{name} must be the same for all pairs of a batch: edit the others in a batch of their own"
-            )
-    return each
 
 
 class PromptToPrompt:

@@ -13,17 +13,12 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-TokenMode = Literal["refine", "replace", "remove"]
-TOKEN_MODES: tuple[TokenMode, ...] = ("refine", "replace", "remove")
-PaddingRule = Literal["padding", "position"]
-PADDING_RULES: tuple[PaddingRule, ...] = ("padding", "position")
-"""Whose attention a target's padding keeps: that of the source's padding, or, as Prompt-to-Prompt's code has it, that of
-whatever the source has at the same position. They differ where the source is the longer prompt."""
+from fpcore.editing.settings import TOKEN_MODES, PaddingRule, TokenMode
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def align_tokens(
             the target's word is amplified.
         amplify: s at the target's blend word.
         reweight: words of the target, each with its s; they go before ``amplify``.
-        padding: see ``PADDING_RULES``.
+        padding: see ``fpcore.editing.settings.PADDING_RULES``.
 
     Raises ValueError where the mode does not fit the prompts or a word is not in its prompt.
     """

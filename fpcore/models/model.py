@@ -158,7 +158,7 @@ class Model:
             latents = self.vae.encode(pixels.to(self.device, torch.float32))
             return latents
         shift, scale = self._latent_affine()
-        mean = torch.cat([self._encoded(part) for part in pixels.split(self._vae_rows(pixels.shape[-2:].numel()))])
+        mean = self._in_parts(self._encoded, pixels, pixels.shape[-2:].numel())
         latents = (mean.float() - shift) * scale
         return latents
 
@@ -169,8 +169,8 @@ class Model:
             return pixels
         shift, scale = self._latent_affine()
         raw = (latents.to(self.device, torch.float32) / scale + shift).to(self.vae.dtype)
-        rows = self._vae_rows(latents.shape[-2:].numel() * self.scale_factor**2)
-        return torch.cat([self.vae.decode(part).sample.float() for part in raw.split(rows)])
+        size = latents.shape[-2:].numel() * self.scale_factor**2
+        return self._in_parts(lambda part: self.vae.decode(part).sample.float(), raw, size)
 
     def latents_of(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] → latents (B, C, h, w) fp32; see ``encode``."""
@@ -185,9 +185,16 @@ class Model:
         return lambda z, t, image: self.predict(z, t, condition.rows(image))
 
     @staticmethod
-    def _vae_rows(pixels: int) -> int:
-        """How many pictures of so many pixels go through the VAE at once."""
-        return max(1, VAE_PIXELS // pixels)
+    def _in_parts(call: Callable[[Tensor], Tensor], batch: Tensor, pixels: int) -> Tensor:
+        """``call`` on as many rows, pictures of ``pixels`` pixels, as the VAE takes at once; fewer once they do not fit."""
+        rows = max(1, min(len(batch), VAE_PIXELS // pixels))
+        while True:
+            try:
+                return torch.cat([call(part) for part in batch.split(rows)])
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows = (rows + 1) // 2
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """The posterior's mean in the VAE's own scale."""

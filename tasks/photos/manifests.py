@@ -9,11 +9,9 @@ from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fpcore.evaluation.rle_masks import SIDE, check_runs, encode_mask
 from tasks.edit_settings import OPTIONS, blend_pair, own_options
 from tasks.photos.decode import PhotoLimits, decode_photo
 from tasks.photos.manifest_formats import MAX_TEXT, Broken, Row, read_rows
@@ -207,6 +205,10 @@ def read_mask(given: str) -> list[int]:
 
 def mask_of(data: bytes) -> list[int]:
     """The runs of a picture's white. Raises PhotoError for what is no picture of at most 40 megapixels."""
+    import torch  # here: a run without masks that has nothing new to do needs none
+
+    from fpcore.evaluation.rle_masks import SIDE, encode_mask
+
     grey = decode_photo(data, MASK_LIMITS).pixels
     image = Image.fromarray((grey.mean(2) / np.iinfo(grey.dtype).max * 255).astype(np.uint8))
     small = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
@@ -215,6 +217,8 @@ def mask_of(data: bytes) -> list[int]:
 
 def mask_runs(given: str | list[int]) -> list[int]:
     """Runs of pixels as they are or as JSON. Raises ValueError for what is none."""
+    from fpcore.evaluation.rle_masks import check_runs
+
     try:
         runs = [int(n) for n in (json.loads(given) if isinstance(given, str) else given)]
     except (TypeError, OverflowError, RecursionError):

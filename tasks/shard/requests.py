@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.editing.settings import EditSettings
 from fpcore.evaluation.rle_masks import SIDE, decode_mask
 from fpcore.models.model import Model
 from fpcore.models.sizing import pad

@@ -177,7 +177,7 @@ def test_a_limit_or_deployment_that_does_not_exist_is_refused_by_name(prefect_ap
 
 def test_a_limit_lets_no_more_shards_run_than_it_has_slots(prefect_api: str, tmp_path: Path) -> None:
     """Three threads want the one slot of a limit; no two hold it at one time."""
-    from tasks import prefect_tasks
+    from tasks import prefect_tasks, steps
 
     ensure_limit("one-at-a-time", 1)
     inside, most, lock = [0], [0], threading.Lock()
@@ -191,7 +191,7 @@ def test_a_limit_lets_no_more_shards_run_than_it_has_slots(prefect_api: str, tmp
             inside[0] -= 1
         return {}
 
-    original, prefect_tasks.process_shard = prefect_tasks.process_shard, shard  # type: ignore[assignment]
+    original, steps.process_shard = steps.process_shard, shard  # type: ignore[assignment]
     try:
         arguments = ("out", None, 1, 0, None, 60, "one-at-a-time")
         threads = [threading.Thread(target=prefect_tasks.process.fn, args=arguments) for _ in range(3)]
@@ -200,7 +200,7 @@ def test_a_limit_lets_no_more_shards_run_than_it_has_slots(prefect_api: str, tmp
         for thread in threads:
             thread.join(60)
     finally:
-        prefect_tasks.process_shard = original
+        steps.process_shard = original
     assert most == [1]
     with get_client(sync_client=True) as client:
         assert client.read_global_concurrency_limit_by_name("one-at-a-time").active_slots == 0

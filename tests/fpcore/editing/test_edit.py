@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fpcore.editing.attention import AttentionLayer, attention_layers, attention_weights
 from fpcore.editing.edit import EditResult, edit, pair_maps
-from fpcore.editing.prompt_to_prompt import EditSettings, PromptToPrompt
+from fpcore.editing.prompt_to_prompt import PromptToPrompt
+from fpcore.editing.settings import EditSettings
 from fpcore.editing.token_alignment import TokenAlignment
 from fpcore.inversion.invert import Inversion, invert
 from fpcore.inversion.methods import method

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fpcore.editing.edit import edit
-from fpcore.editing.guidance import GUIDANCE_MODES, GuidanceMode
-from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.editing.settings import GUIDANCE_MODES, EditSettings, GuidanceMode
 from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import MethodName, method
 from fpcore.inversion.schedule import Schedule

@@ -13,7 +13,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from torch import Tensor
 
 from fpcore.editing.flow_edit import edit_flow
-from fpcore.editing.prompt_to_prompt import EditSettings
+from fpcore.editing.settings import EditSettings
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.flow_samplers import FLOW_SAMPLERS, Controllers, FlowSampler, invert_flow, sample_flow
 from fpcore.inversion.invert import invert

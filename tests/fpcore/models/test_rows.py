@@ -10,7 +10,7 @@ from fpcore.inversion.oom import OOMBackoff
 from fpcore.models.compiled import Compiled
 from fpcore.models.load import load_model
 from fpcore.models.model import Model
-from fpcore.models.rows import MAX_ROWS, auto_batch_size, rows_that_fit
+from fpcore.models.rows import auto_batch_size, rows_that_fit
 
 
 def test_a_processor_gets_few_rows_of_large_latents_and_many_of_small_ones(
@@ -22,9 +22,12 @@ def test_a_processor_gets_few_rows_of_large_latents_and_many_of_small_ones(
     assert auto_batch_size(stable, 64, 64) == 16
 
 
-@pytest.mark.parametrize(("free", "two", "each", "rows"), [(100, 10, 5, 16), (100, 10, 1, MAX_ROWS), (10, 20, 9, 1)])
-def test_rows_fill_what_is_free_but_for_a_fifth(free: int, two: int, each: int, rows: int) -> None:
-    assert rows_that_fit(free, two, each) == rows
+@pytest.mark.parametrize(
+    ("free", "two", "each", "most", "rows"),
+    [(100, 10, 5, 32, 16), (100, 10, 1, 32, 32), (100, 10, 1, 2048, 64), (10, 20, 9, 32, 1), (9999, 10, 1, 24, 16)],
+)
+def test_rows_fill_what_is_free_but_for_a_fifth(free: int, two: int, each: int, most: int, rows: int) -> None:
+    assert rows_that_fit(free, two, each, most) == rows
     assert rows == 1 or two + (rows - 2) * each <= 0.8 * free
 
 
@@ -83,6 +86,22 @@ def test_rows_that_do_not_fit_are_not_filled_up_again() -> None:
     fits[0] = 4
     backoff(torch.randn(8, 3), torch.arange(8), torch.arange(8))
     assert tried == [8, 2, 8, 4, 4]
+
+
+def test_a_vae_that_runs_out_of_memory_takes_fewer_pictures() -> None:
+    tried: list[int] = []
+
+    def call(part: Tensor) -> Tensor:
+        tried.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError
+        return part + 1
+
+    batch = torch.arange(7.0)[:, None]
+    assert torch.equal(Model._in_parts(call, batch, pixels=512 * 512), batch + 1)
+    assert tried == [7, 4, 2, 2, 2, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        Model._in_parts(lambda part: call(part.repeat(3, 1)), batch, pixels=512 * 512)
 
 
 def test_a_compiled_unet_cannot_be_moved_to_and_fro() -> None:

@@ -174,6 +174,17 @@ def test_model_input_is_the_area_mean() -> None:
     assert 0 <= squeezed.min() <= squeezed.max() <= 1
 
 
+def test_model_input_of_a_large_photograph_is_the_exact_area_mean() -> None:
+    """Blocks are averaged first, and pixels of the small picture end within blocks: the share of each counts."""
+    noise = np.random.default_rng(0).integers(0, 256, (403, 517, 3)).astype(np.uint8)
+    original = replace(photo(zoo.PNG), pixels=noise)
+    fine = (
+        np.repeat(np.repeat(noise, 6, 0), 8, 1).reshape(6, 403, 8, 517, 3).mean((1, 3))
+    )  # whole blocks at 6 × 8 the size
+    np.testing.assert_allclose(model_input(original, (6, 8)), np.moveaxis(fine, 2, 0) / 255, atol=0.5 / 255)
+    assert np.abs(model_input(original, (6, 8)) - 0.5).max() < 0.02
+
+
 def test_unknown_options_and_too_large_pictures_are_refused() -> None:
     original = photo(zoo.PNG)
     with pytest.raises(ValueError, match="format must be one of"):
