@@ -110,3 +110,16 @@ def test_methods_that_promise_nothing_are_not_called_uncertified(name: str) -> N
     z0 = 5 * model.draw(3, torch.Generator().manual_seed(0))
     found = invert(model.predict, schedule, z0, method(name, tolerance=1e-4, iterations=3))
     assert Status.UNCERTIFIED not in {Status(code) for code in found.records.status}
+
+
+def test_an_unevaluated_step_is_reckoned_with_what_the_check_after_it_missed() -> None:
+    """By hand: the middle one of three steps has no record."""
+    schedule = sd_schedule(3)
+    real = schedule.take(schedule.real)
+    first, _, last = schedule.real.tolist()
+    phi, psi, rate = real.phi.tolist(), real.psi.tolist(), real.rate.tolist()
+    error = 1e-3
+    error = (phi[1] * error + psi[1] / psi[2] * 5e-5) / (1 - rate[1])
+    error = phi[2] * error / (1 - rate[2]) + 5e-4
+    kept = records([first, last], [1e-3, 5e-4], [rate[0], rate[2]])
+    assert path_bound(kept, schedule, method("certified", norm="state"), 1)[0] == pytest.approx(error, rel=1e-9)
