@@ -14,7 +14,7 @@ from tasks import config
     ("ours", "theirs", "beside"),
     [
         (config.MethodName, MethodName, set()),
-        (config.DehazeVariant, Variant, {"dcp"}),
+        (config.DehazeVariant, Variant, {"density", "density+words", "even-veil", "dcp"}),
         (config.GuidanceMode, GuidanceMode, set()),
     ],
 )
