@@ -48,4 +48,5 @@ def colour_difference(first: Tensor, second: Tensor) -> Tensor:
     rotation = -torch.sin(2 * bend) * 2 * (mean_c**7 / (mean_c**7 + SEVEN)).sqrt()
     parts = light / s_l, chroma / s_c, hue / s_h
     squares = parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2 + rotation * parts[1] * parts[2]
-    return squares.clamp_min(0).sqrt()
+    difference: Tensor = squares.clamp_min(0).sqrt()
+    return difference
