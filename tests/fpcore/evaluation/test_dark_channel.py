@@ -49,12 +49,14 @@ def test_results_are_pictures_whatever_comes_in() -> None:
         assert 0 <= result.image.min() <= result.image.max() <= 1
 
 
+@pytest.mark.long
 def test_rendered_haze_on_free_photographs_is_lifted() -> None:
     hazy, clear = free_hazy(), free_photographs()
     gain = psnr(dehaze(hazy, radius=30).image, clear) - psnr(hazy, clear)
     assert gain.mean() > 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not SOTS.is_dir(), reason="the SOTS-outdoor pairs of RESIDE (research licence) are not here")
 def test_sots_outdoor_is_as_hard_for_the_prior_as_measured() -> None:
     """The first 10 pairs. On all 60: hazy 16.1 dB, dark channel prior 16.7 dB. (As published, on all of SOTS: 19.1.)"""

@@ -79,6 +79,7 @@ def test_structure_distance_separates_dehazing_from_collapse() -> None:
     check_structure(small(free_hazy()), small(free_photographs()), honest=0.15, different=0.4)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not SOTS.is_dir(), reason="the SOTS-outdoor pairs of RESIDE (research licence) are not here")
 def test_structure_distance_separates_dehazing_from_collapse_on_sots() -> None:
     hazy, clear = (small(torch.stack(side)) for side in zip(*sots_pairs(20), strict=True))

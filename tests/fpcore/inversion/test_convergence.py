@@ -14,6 +14,8 @@ from fpcore.inversion.noise_schedules import schedule_at_levels_of
 from fpcore.inversion.schedule import Schedule
 from tests.fpcore.closed_form import gaussian, mixture, sd_schedule
 
+pytestmark = pytest.mark.long
+
 STEPS = 20
 
 

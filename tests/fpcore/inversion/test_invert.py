@@ -101,6 +101,7 @@ def test_flow_step_without_a_unique_fixed_point_is_reported() -> None:
     assert not np.isfinite(inversion.records.bound).any()
 
 
+@pytest.mark.long
 def test_certified_bound_holds_on_ten_thousand_checks() -> None:
     """‖f(z) − z*‖ ≤ the recorded bound, z* found to 1e-13: Gaussian mixtures of several seeds, every step and iteration."""
     images, iterations = 32, 4

@@ -76,6 +76,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.long
 def test_bombs_take_no_memory_to_speak_of() -> None:
     """Ten files of a few kilobytes that claim 144 to 4,290 megapixels; only the blank one is unpacked."""
     done = subprocess.run([sys.executable, "-c", BOMBS], capture_output=True, text=True, check=True)
@@ -103,6 +104,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(result)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_mutated_files_give_a_photo_or_a_declared_error() -> None:
     rng = random.Random(11)

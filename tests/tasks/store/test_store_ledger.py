@@ -157,6 +157,7 @@ def test_a_planner_that_lost_everything_adds_nothing(empty: Ledger, monkeypatch:
     assert empty.plans() == [1]
 
 
+@pytest.mark.long
 def test_planning_streams(empty: Ledger) -> None:
     """Memory follows the size of a plan, not the number of photos."""
     stream = ({"key": f"{i:07d}.jpg", "uri": f"s3://b/{i:07d}.jpg", "size": i, "etag": "e"} for i in itertools.count())
@@ -326,6 +327,7 @@ def test_verify_names_what_is_wrong(output: Path, damage: Any, where: str, words
     assert any(problem.key.startswith(where) and words in problem.message for problem in problems), problems
 
 
+@pytest.mark.long
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     """In run.json, plans, shards and pictures alike, wherever the bit; readers of a shard see it too."""
     output, draw = tmp_path / "out", random.Random(7)
