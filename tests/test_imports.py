@@ -38,10 +38,11 @@ ROOMS = {
     "tasks.store": set(),
     "tasks.config": set(),
     "tasks.edit_settings": {"tasks.config"},
+    "tasks.text": {"tasks.store"},
     "tasks.photos": {"tasks.store", "tasks.config", "tasks.edit_settings"},
     "tasks.shard": {"tasks.photos", "tasks.store", "tasks.config", "tasks.edit_settings"},
     "tasks.analytics": {"tasks.store", "tasks.config"},
-    "tasks.report": {"tasks.analytics", "tasks.photos", "tasks.store", "tasks.config"},
+    "tasks.report": {"tasks.text", "tasks.analytics", "tasks.photos", "tasks.store", "tasks.config"},
     "tasks.evaluation": {"tasks.shard", "tasks.photos", "tasks.store", "tasks.config"},
     "tasks.estimate": {"tasks.photos", "tasks.store"},
     "tasks.steps": {

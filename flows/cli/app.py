@@ -31,6 +31,7 @@ from flows.cli.terminal import (
     settings_of,
     stop,
 )
+from tasks.text import terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,7 +99,8 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
 
         console.print(f"Passed over: {PassedOver(summary['passed_over'])}.", highlight=False)
     folder = output.rstrip("/")
-    console.print(f"Pictures: {folder}/images   Report: {folder}/report/index.html", highlight=False, soft_wrap=True)
+    shown = terminal(folder)
+    console.print(f"Pictures: {shown}/images   Report: {shown}/report/index.html", highlight=False, soft_wrap=True)
 
 
 @app.command()

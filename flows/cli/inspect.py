@@ -22,6 +22,7 @@ from flows.cli.terminal import (
     emit,
     plain_errors,
 )
+from tasks.text import terminal
 
 app = typer.Typer()
 
@@ -106,7 +107,7 @@ def verify(output: Output, as_json: AsJson = False) -> None:
     if as_json:
         emit({"problems": [vars(p) for p in problems]})
     for problem in [] if as_json else problems:
-        Console().print(f"[red]{problem}[/]", highlight=False)
+        Console().print(f"[red]{terminal(problem)}[/]", highlight=False)
     if not problems and not as_json:
         Console().print("Everything planned is there, once, and undamaged.")
     raise typer.Exit(INCOMPLETE if problems else 0)

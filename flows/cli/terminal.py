@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from tasks.text import terminal
+
 console = Console(stderr=True)
 USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
 
@@ -63,7 +65,7 @@ def emit(value: Any) -> None:
 
 def stop(code: int, message: str) -> NoReturn:
     """Say what is wrong in one plain sentence and leave."""
-    console.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]Error:[/] {terminal(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
+
+from fpcore.models.sizes import check_schedule, check_sizes, check_tokenizer, shapes_of
 
 CLIP_TOKENIZERS, T5_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast"), ("T5Tokenizer", "T5TokenizerFast")
 ALLOWED_CLASSES: dict[str, tuple[str, ...]] = {
@@ -121,6 +124,7 @@ def read_layout(folder: Path, variant: str | None = None) -> Layout:
     if missing:
         raise ValueError(_explain_missing(folder, missing))
     _refuse_code(folder)
+    _refuse_links_out(folder)
     index_file = folder / "model_index.json"
     index = _read_config(index_file, folder) if index_file.is_file() else {}
     _check_index(index)
@@ -133,6 +137,15 @@ def _refuse_code(folder: Path) -> None:
             f"{file.relative_to(folder)} is program code, and a model needs none. Fixpoint does not load models with "
             "custom code; remove the file if the model works without it, or use another model"
         )
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """Links may stay in the folder, or lead to the blobs that the hub's cache keeps beside its snapshots."""
+    home = folder.resolve()
+    allowed = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in allowed):
+            raise UnsafeModelError(f"{file.relative_to(folder)} is a link out of the model's folder: copy the file instead")
 
 
 def _check_index(index: dict[str, Any]) -> None:
@@ -204,13 +217,25 @@ def _read_component(folder: Path, name: str, variant: str | None) -> Component:
     if (part / "adapter_config.json").exists():
         raise UnsafeModelError(f"{name}/adapter_config.json makes the loader fetch another model: merge the adapter")
     if name.startswith("tokenizer"):
+        _bounded(name, check_tokenizer, config)
         return Component(part, class_name, config, _tokenizer_files(part, class_name))
     if name == "scheduler" or class_name == "SpaceToDepth":
+        if name == "scheduler":
+            _bounded(name, check_schedule, config)
         return Component(part, class_name, config, (config_file,))
     weights = find_weights(part, WEIGHT_STEM[name], variant)
     for file in weights:
         check_safetensors(file)
+    shapes = [shape for file in weights if file.suffix == ".safetensors" for shape in shapes_of(file)]
+    _bounded(name, check_sizes, config, class_name, shapes)
     return Component(part, class_name, config, (config_file, *weights))
+
+
+def _bounded(name: str, check: Callable[..., None], *what: Any) -> None:
+    try:
+        check(*what)
+    except (ValueError, OverflowError) as error:
+        raise UnsafeModelError(f"{name}'s configuration cannot be true: {error}") from None
 
 
 def _class_name(name: str, config: dict[str, Any]) -> object:
@@ -224,6 +249,8 @@ def _class_name(name: str, config: dict[str, Any]) -> object:
 def _tokenizer_files(part: Path, class_name: str) -> tuple[Path, ...]:
     files = tuple(part / name for name in TOKENIZER_FILES if (part / name).is_file())
     names = {file.name for file in files}
+    if large := [file.name for file in files if file.stat().st_size > LARGEST_JSON]:
+        raise UnsafeModelError(f"{part.name}/{large[0]} is larger than {LARGEST_JSON >> 20} MiB, too large for a vocabulary")
     if class_name in T5_TOKENIZERS and "tokenizer.json" not in names:  # spiece.model is no text, and is not opened
         raise ValueError(f"{part} has no tokenizer.json: save it once with transformers' T5TokenizerFast")
     if not ({"vocab.json", "merges.txt"} <= names or "tokenizer.json" in names):

@@ -7,6 +7,7 @@ from collections import Counter
 from tasks.store.errors import StoreError
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
+from tasks.text import markdown
 
 MAX_SHARDS = 50
 """Shards with failed photos that are read; the summary says if there are more."""
@@ -19,7 +20,7 @@ def failure_summary(output: str) -> str:
         status = ledger.status()
         reasons = _reasons(ledger) if status.failed else []
     except (StoreError, ValueError) as error:
-        return f"The output cannot be read: {error}\n"
+        return f"The output cannot be read: {markdown(error)}\n"
     done = f"{status.committed} of {status.planned} photos have a row, {status.failed} of them failed; "
     lines = [done + f"{status.open_shards} of {status.shards} shards are open.", ""]
     if reasons:
@@ -40,13 +41,8 @@ def _reasons(ledger: Ledger) -> list[str]:
             counts[row["error_code"]] += 1
             examples.setdefault(row["error_code"], (row["key"], row["error_message"]))
     table = [
-        f"| {code} | {n} | {_cell(examples[code][0])} | {_cell(examples[code][1])} |"
+        f"| {markdown(code)} | {n} | {markdown(examples[code][0], 200)} | {markdown(examples[code][1], 200)} |"
         for code, n in counts.most_common()
     ]
     more = len(with_failures) - MAX_SHARDS
     return table + ([f"| … | {more} more shards with failed photos | | |"] if more > 0 else [])
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break a table."""
-    return " ".join(text.split()).replace("|", "\\|")[:200]

@@ -22,6 +22,7 @@ from tasks.report.charts import Chart, charts_of, comparison
 from tasks.report.data import RunFacts, paired, run_facts
 from tasks.report.pictures import Shown, flagged_photos, photos_of, sample_keys, show
 from tasks.store.schema import PATH
+from tasks.text import markdown
 
 PICTURE_BUDGET = 3_300_000
 """Bytes of JPEG in the page, so that with base64 and charts it stays under about 5 MB."""
@@ -161,7 +162,7 @@ def _render(name: str, reports: list[RunReport], charts: list[Chart]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "cell": cell, "paired": paired}
+    environment.filters |= {"number": number, "percent": percent, "cell": markdown, "paired": paired}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(name).render(reports=reports, charts=charts, written=written)
 
@@ -178,8 +179,3 @@ def number(value: float | None, digits: int = 3) -> str:
 def percent(part: float, whole: float) -> str:
     """A share of a whole; a dash where there is no whole."""
     return f"{100 * part / whole:.3g}\u202f%" if whole else "–"
-
-
-def cell(text: object) -> str:
-    """Text that is safe in a cell of a Markdown table."""
-    return " ".join(str(text).replace("|", "\\|").replace("`", "'").replace("<", "&lt;").split())

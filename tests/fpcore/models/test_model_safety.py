@@ -276,3 +276,60 @@ def faults(source):
         if called.endswith("from_pretrained") and owner.endswith("Pipeline"):
             found.append(called)
     return found
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "named"),
+    [
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": True}, "num_train_timesteps"),
+        ("scheduler/scheduler_config.json", {"beta_start": 0}, "beta_start"),
+        ("scheduler/scheduler_config.json", {"beta_end": 1.0}, "beta_end"),
+        ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "beta_end"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.1, -0.1]}, "trained_betas"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.1] * 20_000}, "trained_betas"),
+        ("unet/config.json", {"block_out_channels": [10**6, 10**6]}, "block_out_channels"),
+        ("unet/config.json", {"layers_per_block": 10**6}, "layers_per_block"),
+        ("unet/config.json", {"layers_per_block": 60}, "at least"),
+        ("unet/config.json", {"block_out_channels": [32] * 1000}, "block_out_channels"),
+        ("unet/config.json", {"cross_attention_dim": 10**9}, "cross_attention_dim"),
+        ("text_encoder/config.json", {"vocab_size": 10**9}, "vocab_size"),
+        ("text_encoder/config.json", {"num_hidden_layers": "many"}, "num_hidden_layers"),
+        ("text_encoder/config.json", {"hidden_size": float("inf")}, "hidden_size"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**9}, "model_max_length"),
+    ],
+)
+def test_configurations_that_ask_for_more_than_the_weights_hold(folder, canary, file, changes, named):
+    edit(folder / file, **changes)
+    assert_refused(folder, canary, named)
+
+
+def test_links_out_of_the_folder(folder, canary, tmp_path):
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (folder / "unet" / "more.json").symlink_to(tmp_path / "elsewhere.json")
+    assert_refused(folder, canary, "link out of the model's folder")
+
+
+def test_the_links_of_the_hubs_cache_are_followed(folder, tmp_path):
+    repository = tmp_path / "models--owner--name"
+    shutil.move(folder, repository / "snapshots" / "abc")
+    (repository / "blobs").mkdir()
+    weights = repository / "snapshots" / "abc" / UNET_WEIGHTS
+    weights.rename(repository / "blobs" / "0123")
+    weights.symlink_to(Path("../../../../blobs/0123"))
+    assert read_layout(repository / "snapshots" / "abc").components
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("owner/..", {}),
+        ("../../owner", {}),
+        ("owner/name", {"revision": "../../x"}),
+        ("owner/name", {"revision": "/etc"}),
+        ("owner/name", {"variant": "../../x"}),
+    ],
+)
+def test_hub_names_that_lead_out_of_their_place(name, options):
+    with pytest.raises(ValueError, match="leads out"):
+        load_model(name, device="cpu", local_files_only=True, **options)

@@ -23,9 +23,10 @@ from flows.cli.app import settings_of
 from tasks.config import RunConfig
 from tasks.report import page as module
 from tasks.report.data import paired, reproduce, source_of
-from tasks.report.page import ReportSummary, cell, number, percent, write_report
+from tasks.report.page import ReportSummary, number, percent, write_report
 from tasks.report.pictures import reasons, sample_keys
 from tasks.store.schema import shard_schema
+from tasks.text import markdown
 from tests.ledgers import Recipe, picture, write_ledger
 
 RECIPE = Recipe(photos=24, photos_per_shard=8, inference_steps=9, inter=True, size=(120, 80))
@@ -419,4 +420,4 @@ def test_numbers_are_written_for_people() -> None:
     ]  # fmt: skip
     assert percent(1, 3) == "33.3\u202f%"
     assert percent(1, 0) == "–"
-    assert cell("a|b\nc`<d") == "a\\|b c'&lt;d"
+    assert markdown("a|b\nc`<d") == "a\\|b c\\`&lt;d"
