@@ -59,7 +59,7 @@ def _numbers(value: Any, name: str) -> Iterator[int]:
     for one in values:
         if isinstance(one, list):
             yield from _numbers(one, name)
-        elif isinstance(one, bool) or not isinstance(one, int | float) or one != one or one != int(one):
+        elif isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one) or one != int(one):
             raise ValueError(f"{name} is {one!r}, not a whole number")
         else:
             yield int(one)
