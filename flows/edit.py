@@ -30,4 +30,4 @@ def edit(
         config: what is done to every photo
         execution: how the run is carried out
     """
-    return run_batch(source, output, config.model_copy(update={"operation": "edit"}), execution)
+    return run_batch(source, output, config.doing("edit"), execution)

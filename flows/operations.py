@@ -9,5 +9,6 @@ from prefect import Flow
 from flows.dehaze import dehaze
 from flows.edit import edit
 from flows.invert import invert
+from flows.restore import restore
 
-FLOWS: dict[str, Flow[..., dict[str, Any]]] = {"dehaze": dehaze, "edit": edit, "invert": invert}
+FLOWS: dict[str, Flow[..., dict[str, Any]]] = {"dehaze": dehaze, "edit": edit, "invert": invert, "restore": restore}

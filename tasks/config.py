@@ -18,6 +18,9 @@ TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
 Sampler = Literal["ddim", "o-belm", "bdia", "edict", "rf-inversion", "rf-solver", "fireflow"]
 EXACT_SAMPLERS = ("o-belm", "bdia", "edict")
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
+Task = Literal["colorize", "inpaint", "super-resolution"]
+INVENTING = ("edit", "restore")
+"""Operations that put into a photo what no photo said."""
 WHERE = (
     "photo_timeout",
     "device",
@@ -56,7 +59,15 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    operation: Literal["dehaze", "edit", "invert"] = Field("dehaze", description="what to do with the photos")
+    operation: Literal["dehaze", "edit", "invert", "restore"] = Field(
+        "dehaze", description="what to do with the photos"
+    )
+    task: Task = Field(
+        "colorize", description="restoration: what the photos lack: their colours, parts, or fine detail"
+    )
+    inventing: bool = Field(
+        True, description="false: operations that make up what no photo said (edit, restore) are refused"
+    )
     pretrained_model_name_or_path: str = Field(
         "builtin:haze", description="builtin:haze, builtin:scenes, a folder in diffusers layout, or a hub id"
     )
@@ -133,10 +144,20 @@ class RunConfig(BaseModel):
     reweight: str = Field("", description="editing: weights of other target words, 'snow=2, sky=0.5'")
     mask: tuple[int, ...] | None = Field(None, description="editing: PIE-Bench's runs of pixels that may change")
     masks: bool = Field(True, description="editing: masks, the manifest's or the run's, bound the change")
+    scale: Literal[2, 4] = Field(2, description="super-resolution: how many times wider and higher")
+    noise_level: float | None = Field(
+        None,
+        gt=0,
+        description="restoration: noise over signal up to which a photo is inverted, less keeps more of a plain "
+        "interpolation; none = the task's own",
+    )
+    invention_map: bool = Field(False, description="restoration: keep a map of what was invented, white = much")
     attention_maps: bool = Field(False, description="keep a picture of what each word attends to, or of where haze is")
     white_balance: bool = Field(False, description="dehazing: take the airlight's cast of colour off as well")
     strength: float = Field(1.0, ge=0, le=1, description="share of the edit that is applied")
-    mask_folder: str | None = Field(None, description="folder of region masks by the photos' names: white is edited")
+    mask_folder: str | None = Field(
+        None, description="folder of region masks by the photos' names: white is edited, or inpainted"
+    )
     depth_folder: str | None = Field(
         None, description="folder of depth maps by the photos' names, white far away, for prior-weighted"
     )
@@ -173,11 +194,22 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"the sampler {self.sampler} inverts only, its latents are no noise to edit from: leave sampler out"
             )
-        if self.sampler != "ddim" and self.operation == "dehaze":
-            raise ValueError("dehazing walks DDIM or Euler steps: leave sampler out")
-        if self.mask_folder is not None and self.operation != "dehaze":
-            raise ValueError("a region mask limits dehazing only: leave mask_folder out")
+        if self.sampler != "ddim" and self.operation in ("dehaze", "restore"):
+            raise ValueError("dehazing and restoring walk DDIM or Euler steps: leave sampler out")
+        if self.method == "spdinv" and self.operation == "restore":
+            raise ValueError("spdinv differentiates the network and finds no consistent states: choose another method")
+        inpainting = (self.operation, self.task) == ("restore", "inpaint")
+        if self.mask_folder is not None and self.operation != "dehaze" and not inpainting:
+            raise ValueError("masks bound dehazing or say where to inpaint: leave mask_folder out")
+        if not self.inventing and self.operation in INVENTING:
+            raise ValueError(
+                f"{self.operation} makes up what no photo said, and inventing is false: dehaze, or set inventing"
+            )
         return self
+
+    def doing(self, operation: str) -> RunConfig:
+        """What was set, for another operation: its own defaults, its own rules. Raises ValueError where they are broken."""
+        return RunConfig(**self.model_dump(exclude_unset=True) | {"operation": operation})
 
     def identity(self) -> dict[str, Any]:
         """What decides the results and therefore belongs to the output: all but ``WHERE``."""

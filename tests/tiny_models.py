@@ -132,11 +132,14 @@ SMALL_UNETS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_sd1(folder: Path, *, tiny_vae: bool = False) -> Path:
-    """Stable Diffusion 1.5 at 64 pixels, optionally with an AutoencoderTiny. Returns ``folder``."""
+def tiny_sd1(folder: Path, *, tiny_vae: bool = False, inpainting: bool = False) -> Path:
+    """Stable Diffusion 1.5 at 64 pixels, optionally with an AutoencoderTiny, or the nine channels of its inpainting UNet.
+
+    Returns ``folder``.
+    """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
-        _save_unet(folder, "sd1")
+        _save_unet(folder, "sd1", in_channels=9 if inpainting else 4)
         _save_vae(folder, 0.18215, tiny_vae)
         _save_text(folder, "", width=32, activation="quick_gelu", pad="<|endoftext|>")
     _save_rest(folder, "sd1", "StableDiffusionPipeline", AutoencoderTiny if tiny_vae else AutoencoderKL)
@@ -171,6 +174,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "sd2": tiny_sd2,
     "sdxl": tiny_sdxl,
     "sd1-tiny-vae": lambda folder: tiny_sd1(folder, tiny_vae=True),
+    "sd1-inpainting": lambda folder: tiny_sd1(folder, inpainting=True),
 }
 """The tiny models by name."""
 
@@ -274,8 +278,8 @@ def _save_flow_rest(folder: Path, family: str, pipeline: str, with_t5: bool) -> 
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
-def _save_unet(folder: Path, family: str) -> None:
-    unet = UNet2DConditionModel(**{**PUBLISHED[family], **SMALL_UNETS[family]})
+def _save_unet(folder: Path, family: str, in_channels: int = 4) -> None:
+    unet = UNet2DConditionModel(**{**PUBLISHED[family], **SMALL_UNETS[family], "in_channels": in_channels})
     unet.conv_out.weight.mul_(0.1)  # a random UNet is far steeper than a denoiser, and DDIM steps would not invert
     for name, module in unet.named_modules():
         if name.endswith("attn2"):

@@ -245,6 +245,45 @@ def invert(
     run("invert", source, output, settings, execution, as_json, verbose)
 
 
+@app.command()
+def restore(
+    source: Source,
+    output: Output,
+    task: Annotated[str, typer.Option(help="what the photos lack: colorize, inpaint or super-resolution")],
+    masks: Annotated[
+        str | None, typer.Option(help="inpaint: folder of masks under the same names (or .png), white where to fill")
+    ] = None,
+    scale: Annotated[int | None, typer.Option(help="super-resolution: 2 or 4 times wider and higher")] = None,
+    prompt: Annotated[str | None, typer.Option(help="words of the damage; left out: the task's own")] = None,
+    target: Annotated[str | None, typer.Option(help="words of the whole; left out: the task's own")] = None,
+    model: Model = "builtin:scenes",
+    method: Annotated[str | None, typer.Option(help="how fixed points are found: certified, intra-path, …")] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
+    noise_level: Annotated[
+        float | None, typer.Option(help="noise over signal up to which a photo is inverted; left out: the task's own")
+    ] = None,
+    invention_map: Annotated[bool, typer.Option(help="keep a map of what was invented, in the rows")] = False,
+    seed: Annotated[int | None, typer.Option(help="seed of everything drawn")] = None,
+    max_failed: Annotated[float, typer.Option(help="share of failed photos above which the run fails")] = 0.05,
+    set_: Set = None,
+    execute: Execute = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Add what photos lack (colours, the inside of holes, fine detail) and change nothing that they say.
+
+    What is added is invented by the model: it looks likely, it is no evidence. Pictures say so in their metadata.
+    """
+    settings = settings_of(
+        set_, task=task, mask_folder=masks, scale=scale, prompt=prompt, target_prompt=target, method=method,
+        pretrained_model_name_or_path=model, num_inference_steps=steps, tolerance=tolerance, noise_level=noise_level,
+        invention_map=invention_map or None, seed=seed,
+    )  # fmt: skip
+    execution = settings_of(execute, max_failed_fraction=max_failed)
+    run("restore", source, output, settings, execution, as_json, verbose)
+
+
 def mask_runs(picture: str | None) -> list[int] | None:
     """The runs of pixels that a mask picture lets change."""
     if picture is None:

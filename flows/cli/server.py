@@ -141,7 +141,7 @@ def serve(
     schedule = CronSchedule(cron, timezone=timezone) if cron else None
     served: list[Any] = [
         FLOWS["dehaze"].to_deployment("served", parameters=parameters, schedule=schedule, tags=["served"]),
-        *(FLOWS[name].to_deployment("served", tags=["served"]) for name in ("edit", "invert")),
+        *(FLOWS[name].to_deployment("served", tags=["served"]) for name in ("edit", "invert", "restore")),
         aggregate.to_deployment("served", tags=["served"]),
     ]
     serve_flows(*served, limit=limit)

@@ -22,6 +22,8 @@ from fpcore.models.layout import T5_TOKENIZERS, TOKENIZER_FILES, WEIGHT_STEM, Co
 from fpcore.models.memory import Attention, place, set_attention
 from fpcore.models.model import FLOW_FAMILIES, Family, Model
 
+INPAINTING = (9, 4)
+"""Channels in and out of the UNets trained for inpainting: noise, hole and the picture around it (Rombach et al. 2022)."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUILTIN = Path(__file__).parents[1] / "builtin"
 """Where the shipped models lie. A path, because how they are trained (``fpcore.builtin``) needs this room, not this that."""
@@ -47,6 +49,7 @@ def load_model(
     compile: bool = False,
     timestep_spacing: str | None = None,
     steps_offset: int | None = None,
+    inpainting: bool = False,
 ) -> Model:
     """Load Stable Diffusion 1.x, 2.x, XL, 3.x, FLUX.1 or a built-in model.
 
@@ -66,6 +69,7 @@ def load_model(
         compile: compile the UNet for each batch shape it meets; minutes at the start, for long runs.
         steps_offset: added to leading timesteps; None is the model's own, and 1 for Stable Diffusion 1 and 2.
         timestep_spacing: trailing, leading, linspace or log-sigma instead of the one that the model's scheduler names.
+        inpainting: accept a nine-channel UNet, which is told the hole and the picture around it.
 
     Raises:
         UnsafeModelError: the model could run code or its files are broken; nothing was executed.
@@ -80,7 +84,7 @@ def load_model(
         )
     name = pretrained_model_name_or_path
     layout = read_layout(find_folder(name, revision, variant, local_files_only), variant)
-    family = detect_family(layout)
+    family = detect_family(layout, inpainting)
     unet_dtype = pick_dtype(torch_dtype, torch.float16 if target.type == "cuda" and family != "builtin" else None)
     text_dtype = pick_dtype(text_encoder_dtype, unet_dtype)
     components = layout.components
@@ -161,7 +165,7 @@ def hub_files(variant: str | None) -> list[str]:
     return patterns
 
 
-def detect_family(layout: Layout) -> Family:
+def detect_family(layout: Layout, inpainting: bool = False) -> Family:
     """Which layout this is, from the configurations alone.
 
     Raises:
@@ -172,7 +176,8 @@ def detect_family(layout: Layout) -> Family:
     if layout.components["scheduler"].class_name == FlowMatchEulerDiscreteScheduler.__name__:
         raise ValueError("a UNet with a flow-matching scheduler is no model that Fixpoint knows")
     unet = layout.components["unet"].config
-    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+    channels = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if channels[0] != channels[1] and not (inpainting and channels == INPAINTING):
         raise ValueError("this UNet takes more than noise and text (inpainting, upscaling, depth); use the base model")
     unfed = [name for name in UNFED if unet.get(name)]
     if unfed:

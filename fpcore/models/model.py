@@ -129,7 +129,7 @@ class Model:
         """
         if height % self.scale_factor or width % self.scale_factor:
             raise ValueError(f"{width}×{height} is no multiple of {self.scale_factor} pixels: pad the picture first")
-        channels = int(self.unet.config.in_channels)
+        channels = int(self.unet.config.in_channels if self.is_flow else self.unet.config.out_channels)
         if self.family == "flux":
             channels //= PATCH**2
         return channels, height // self.scale_factor, width // self.scale_factor

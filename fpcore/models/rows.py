@@ -21,9 +21,10 @@ SPARE = 0.2
 def auto_batch_size(model: Model, height: int, width: int) -> int:
     """Network rows that are quick and fit, for pictures of that many pixels before padding; measured once on CUDA."""
     multiple = size_multiple(model)
-    _, h, w = shape = model.latent_shape(height + -height % multiple, width + -width % multiple)
+    channels, h, w = model.latent_shape(height + -height % multiple, width + -width % multiple)
     if model.device.type != "cuda":
         return max(1, CPU_POSITIONS // (h * w))
+    shape = (channels if model.is_flow else int(model.unet.config.in_channels), h, w)
     try:
         used = [_peak_bytes(model, shape, rows) for rows in (1, 2, 4)]  # the first call also allocates workspaces
     except torch.OutOfMemoryError:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.color_transfer import Pixels, render
-from fpcore.restoration.degradation import Grey, Hole, fill_smoothly
+from fpcore.restoration.degradation import LUMA, Grey, Hole, fill_smoothly
 
 BAND_ROWS = 256
 MARGIN = 0.5
@@ -65,6 +65,28 @@ def invented(plain: Pixels, after: Pixels) -> npt.NDArray[np.uint8]:
     apart = np.abs(after.astype(np.float32) - plain.astype(np.float32)).max(2) / peak
     scaled: npt.NDArray[np.uint8] = np.rint(np.minimum(2 * apart, 1) * 255).astype(np.uint8)
     return scaled
+
+
+def contradiction(
+    photo: Pixels, restored: Pixels, hole: npt.NDArray[np.bool_] | None = None, factor: int | None = None
+) -> float:
+    """How far a restored photograph is from saying what the photograph says, at worst, in levels of its integers.
+
+    The luma rounded to whole levels; with a ``hole`` (H, W) the pixels outside; with a ``factor`` the averages of blocks.
+    """
+    worst = 0.0
+    for y in range(0, len(photo), BAND_ROWS):
+        band = slice(y, y + BAND_ROWS)
+        own = photo[band].astype(np.float64)
+        if factor is not None:
+            blocks = restored[y * factor : (y + len(own)) * factor].astype(np.float64)
+            apart = blocks.reshape(len(own), factor, -1, factor, 3).mean((1, 3)) - own
+        elif hole is not None:
+            apart = np.where(hole[band, :, None], 0, restored[band] - own)
+        else:
+            apart = np.rint(restored[band] @ np.array(LUMA)) - np.rint(own @ np.array(LUMA))
+        worst = max(worst, float(np.abs(apart).max(initial=0)))
+    return worst
 
 
 def grey(pixels: Pixels) -> Pixels:

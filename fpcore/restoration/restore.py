@@ -6,7 +6,7 @@ The regeneration is held to what the photograph says: each of its states is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,26 +16,22 @@ from torch import Tensor
 from fpcore.inversion.invert import Inversion, Predict, invert
 from fpcore.inversion.methods import Method, method
 from fpcore.inversion.oom import OOMBackoff
-from fpcore.inversion.sample import Project, sample_consistently
+from fpcore.inversion.sample import Descent, Project, sample_consistently
 from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Model
 from fpcore.restoration.degradation import Degradation, Hole
 from fpcore.restoration.tiles import in_tiles
 from fpcore.stopwatch import Stopwatch
 
-INPAINTING_CHANNELS = 9
-"""Noise, mask and the masked picture's latents: the UNets trained for inpainting (Rombach et al. 2022)."""
-
 
 @dataclass(frozen=True)
 class RestoreSettings:
     """How pictures are restored.
 
-    ``prompts``: the words of the damage and the words of the whole. ``noise_level``: how far the picture is inverted, as
-    σ̃ = s/a: small keeps its large shapes, infinite leaves nothing but what is projected back.
+    ``noise_level``: how far a picture is inverted, as σ̃ = s/a: small keeps its large shapes, infinite only what is
+    projected back.
     """
 
-    prompts: tuple[str, str] = ("", "")
     method: Method = method("certified")
     num_inference_steps: int = 25
     noise_level: float = float("inf")
@@ -58,6 +54,11 @@ class Restored:
     seconds: dict[str, float]
 
     @property
+    def descent(self) -> Schedule:
+        """The schedule that the steps of ``sampling`` belong to."""
+        return Descent.of(self.schedule)
+
+    @property
     def nfe(self) -> list[int]:
         """Network rows evaluated for each picture; a picture in tiles counts as one."""
         return [up + down for up, down in zip(self.inversion.nfe, self.sampling.nfe, strict=True)]
@@ -72,6 +73,7 @@ def up_to(schedule: Schedule, noise_level: float) -> Schedule:
 def restore(
     model: Model,
     damage: Degradation,
+    prompts: Sequence[tuple[str, str]],
     settings: RestoreSettings,
     *,
     seeds: list[int] | None = None,
@@ -79,15 +81,17 @@ def restore(
 ) -> Restored:
     """Restore the M photographs of which ``damage`` holds what is known.
 
+    ``prompts``: for each, the words of the damage and the words of the whole.
     Their pictures may be larger than the model's own: then it is asked in overlapping tiles, whose estimates are blended
     before each projection, so that neighbours share one fixed point. Raises ValueError for a model of rectified flow, and
     for an inpainting UNet that is asked for anything else.
     """
     watch, start = Stopwatch(), damage.start()
-    schedule = up_to(Schedule.from_scheduler(model.scheduler, settings.num_inference_steps), settings.noise_level)
     latents = model.latents_of(start)
+    whole = Schedule.from_scheduler(model.scheduler_for(latents), settings.num_inference_steps)
+    schedule = up_to(whole, settings.noise_level)
     watch("encode")
-    predicts = [_predict(model, damage, prompt, latents) for prompt in settings.prompts]
+    predicts = [_predict(model, damage, list(words), latents) for words in zip(*prompts, strict=True)]
     inversion = invert(
         predicts[0],
         schedule,
@@ -123,19 +127,15 @@ def _projection(model: Model, damage: Degradation) -> Project:
     return project
 
 
-def _predict(model: Model, damage: Degradation, prompt: str, latents: Tensor) -> OOMBackoff:
-    """The network under one prompt for every picture, in tiles where the pictures are larger than the model's own."""
-    condition = model.embed([prompt])
-    extra = _inpainting_channels(model, damage)
-
-    def predict(z: Tensor, t: Tensor, _: Tensor) -> Tensor:
-        return model.predict(z, t, condition.repeat(len(z)))
+def _predict(model: Model, damage: Degradation, prompts: list[str], latents: Tensor) -> OOMBackoff:
+    """The network under a prompt for each picture, in tiles where the pictures are larger than the model's own."""
+    condition, extra = model.embed(prompts), _inpainting_channels(model, damage)
 
     def told(z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         assert extra is not None
-        return model.predict(torch.cat([z, extra[rows]], 1), t, condition.repeat(len(z)))
+        return model.predict(torch.cat([z, extra[rows]], 1), t, condition.rows(rows))
 
-    chosen: Predict = predict if extra is None else told
+    chosen: Predict = model.under(condition) if extra is None else told
     side = _tile_side(model)
     if extra is None and max(latents.shape[-2:]) > 2 * side:
         chosen = in_tiles(chosen, side)
@@ -149,7 +149,7 @@ def _tile_side(model: Model) -> int:
 
 def _inpainting_channels(model: Model, damage: Degradation) -> Tensor | None:
     """What a nine-channel UNet is told beside z (M, 5, h, w): the hole, and the latents of the picture with the hole grey."""
-    if model.unet.config.in_channels != INPAINTING_CHANNELS:
+    if model.is_flow or model.unet.config.in_channels == model.unet.config.out_channels:
         return None
     if not isinstance(damage, Hole):
         raise ValueError("an inpainting model fills holes and does nothing else: choose the base model for this task")

@@ -9,7 +9,9 @@ from tasks.store.schema import PATH, PLAN, SCHEMA_VERSION, STAGES, STEP, shard_s
 TABLES_VERSION = 2
 """Raised when a table's columns change meaning; ``aggregate`` then rebuilds what older versions wrote."""
 
-UNREAD = frozenset("latent latent_shape output haze_map reconstruction attention_map paths".split())
+UNREAD = frozenset(
+    "latent latent_shape output haze_map reconstruction attention_map invention_map sampling_status sampling_steps paths".split()
+)
 """Columns of the ledger that no table is made from; aggregating never reads them."""
 _RESHAPED = {"steps", "metrics", "timings"}
 
@@ -121,7 +123,7 @@ def _rows(schema: pa.Schema | pa.StructType) -> list[str]:
     for field in schema:
         meaning = (field.metadata or {}).get(b"description", b"").decode().replace("|", "\\|")
         kind = str(field.type).replace("list<element: ", "list<").replace("list<item: ", "list<")
-        kind = {"steps": "list<step>", "paths": "list<path>"}.get(field.name, kind)
+        kind = {"steps": "list<step>", "sampling_steps": "list<step>", "paths": "list<path>"}.get(field.name, kind)
         lines.append(f"| `{field.name}` | `{kind}` | {meaning} |")
     return [*lines, ""]
 

@@ -35,6 +35,7 @@ EXTENSION_PART = SEGMENT - len(EXTENSION_SIGNATURE) - 40
 STRIP_OFFSETS = 273
 CHROMA = {"4:4:4": 0, "4:2:0": 2}
 ENHANCED = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
+INVENTED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 XMP_NS = "http://ns.adobe.com/xap/1.0/"
 OURS_NS = "urn:fixpoint-diffusion:xmp:1.0:"
@@ -43,23 +44,25 @@ OURS_NS = "urn:fixpoint-diffusion:xmp:1.0:"
 @dataclass(frozen=True)
 class Provenance:
     """What a written picture says about its making: ``software`` ("Fixpoint 1.0.0"), the run's id, the model's digest,
-    and an IPTC digital source type."""
+    an IPTC digital source type, and in words what of the picture was invented and where (None: nothing)."""
 
     software: str
     run_id: str
     model_digest: str
     digital_source_type: str = ENHANCED
+    invented: str | None = None
 
     def added_to(self, packet: Packet | None) -> Packet:
         """An XMP packet with these statements instead of older ones."""
-        return (packet or Packet()).stating(
-            {
-                (XMP_NS, "CreatorTool"): self.software,
-                (EXTENSION, "DigitalSourceType"): self.digital_source_type,
-                (OURS_NS, "RunId"): self.run_id,
-                (OURS_NS, "ModelDigest"): self.model_digest,
-            }
-        )
+        said = {
+            (XMP_NS, "CreatorTool"): self.software,
+            (EXTENSION, "DigitalSourceType"): self.digital_source_type,
+            (OURS_NS, "RunId"): self.run_id,
+            (OURS_NS, "ModelDigest"): self.model_digest,
+        }
+        if self.invented is not None:
+            said[OURS_NS, "Invented"] = self.invented
+        return (packet or Packet()).stating(said)
 
 
 @dataclass(frozen=True)

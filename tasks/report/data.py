@@ -71,6 +71,8 @@ class RunFacts:
         if operation == "dehaze":
             variant = self.configuration.get("dehaze_variant")
             return "dark channel prior" if variant == "dcp" else f"{variant}, {method}"
+        if operation == "restore":
+            return f"{self.configuration.get('task', 'colorize')}, {method}"
         return f"guidance {self.configuration.get('guidance')}, {method}" if operation == "edit" else method
 
     @property

@@ -22,6 +22,7 @@ _lock = threading.Lock()
 def model_for(config: RunConfig) -> Model:
     """The model a configuration names. An explicit lock, because ``lru_cache`` loads twice under threads."""
     options = {name: getattr(config, name) for name in LOADING}
+    options["inpainting"] = (config.operation, config.task) == ("restore", "inpaint")
     key = (config.pretrained_model_name_or_path, *options.values())
     with _lock:
         if key not in _models:

@@ -23,6 +23,7 @@ from tasks.shard.loaded import Loaded
 from tasks.shard.method import inversion_method
 from tasks.shard.outcome import Failure, Outcome
 from tasks.shard.requests import EditRequests, requests_of
+from tasks.shard.restore import run_restore
 from tasks.store.planned import PlannedPhoto
 
 OUT_OF_MEMORY = Failure(
@@ -87,7 +88,10 @@ def _evaluate(group: Group, config: RunConfig, model: Model | None, should_stop:
         config = _with_batch_size(config, model, group.size)
         requests = requests_of(group.photos, config, group.size)
         views = [item.view for item in group.photos if item.view is not None]
-        outcomes, seconds = _operate(config, model, pixels, views, requests, _prior(group), should_stop)
+        if config.operation == "restore" and model is not None:
+            outcomes, seconds = run_restore(model, config, group.photos, pixels, requests, should_stop)
+        else:
+            outcomes, seconds = _operate(config, model, pixels, views, requests, _prior(group), should_stop)
     except torch.OutOfMemoryError:
         if config.on_oom == "fail":
             raise

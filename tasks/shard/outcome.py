@@ -19,7 +19,7 @@ from tasks.store.schema import STEP
 
 STEP_NAMES = tuple(field.name for field in STEP)
 MAX_MESSAGE = 2000
-Publish = Literal["render", "model-size", "nothing"]
+Publish = Literal["render", "model-size", "restored", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Columns:
     inversion_status: str | None = None
     steps: list[dict[str, Any]] | None = None
     paths: list[dict[str, Any]] | None = None
+    sampling_status: str | None = None
+    sampling_steps: list[dict[str, Any]] | None = None
     nfe: int | None = None
     nfe_inversion: int | None = None
     batch_size: int | None = None
@@ -65,6 +67,7 @@ class Columns:
     haze_map: bytes | None = None
     reconstruction: bytes | None = None
     attention_map: bytes | None = None
+    invention_map: bytes | None = None
     output_path: str | None = None
     output_sha256: str | None = None
     width: int | None = None
@@ -84,7 +87,8 @@ class Outcome:
     ``restoration``: how its haze comes off at the photo's own resolution, where that is known; else the change from ``source``
     to ``result`` is transferred. ``strength``: the part of the edit to apply, 0 to 1. ``publish``: "render" brings the change to
     the photo's own resolution (a change of colour and light), "model-size" publishes the result as it is (changed content),
-    "nothing" publishes no picture.
+    "restored" adds to the photo what it lacks and changes nothing of it (``tasks.shard.restore``), "nothing" publishes
+    no picture.
     """
 
     source: Tensor

@@ -32,6 +32,7 @@ from tasks.shard.model_cache import model_for
 from tasks.shard.operate import Group, evaluate
 from tasks.shard.progress import PROGRESS, worker
 from tasks.shard.publish import Finisher
+from tasks.shard.restore import refusal, working_size
 from tasks.shard.rows import ShardOrigin, shard_footer, shard_table
 from tasks.shard.trajectories import add_paths
 from tasks.store.access import SOURCE_ONLY, Access
@@ -94,7 +95,7 @@ def process_shard(
     model = model_for(config) if needs_model(config) else None
     run_id = ledger.run().configuration_digest[:16]
     finish = Finisher(ledger, config, run_id, model, reference)
-    sampled = model if shard == 0 and config.save_steps else None
+    sampled = model if shard == 0 and config.save_steps and config.operation != "restore" else None
     done: list[Loaded] = []
     with ThreadPoolExecutor(1, "write") as writer:
         pending: Future[None] | None = None
@@ -151,15 +152,28 @@ def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access:
     loaded = load(row, limits, access=access, masks=config.mask_folder, depths=config.depth_folder, seconds=seconds)
     clock = perf_counter()
     with photo_boundary(loaded, "while it was brought to the model's size"):
-        if loaded.photo is not None:
-            height, width = loaded.photo.size
-            size = THUMBNAIL if model is None else fit_size(width, height, model)[::-1]
-            small = model_input(loaded.photo, size)
+        if loaded.photo is not None and (unfit := refusal(config, loaded.photo.size)) is not None:
+            loaded.fail(unfit)
+        elif loaded.photo is not None:
+            small = model_input(loaded.photo, _model_size(config, model, loaded.photo.size))
             if config.operation == "dehaze":
                 loaded.view = view_photograph(loaded.photo.pixels, loaded.photo.alpha)
             loaded.small = small
             loaded.seconds["read"] += perf_counter() - clock
     return loaded
+
+
+def _model_size(config: RunConfig, model: Model | None, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which a photo of ``size`` goes to the device."""
+    if model is None:
+        return THUMBNAIL
+    return working_size(config, model, size) if config.operation == "restore" else fit_size(*size[::-1], model)[::-1]
+
+
+def _pixels_held(loaded: Loaded, config: RunConfig) -> int:
+    """What a decoded photo counts for, in pixels: enlarged ones are held several times over, as floats."""
+    own = 0 if loaded.photo is None else loaded.photo.pixels.size // 3
+    return own * 4 * config.scale**2 if (config.operation, config.task) == ("restore", "super-resolution") else own
 
 
 def _prefetched(rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access) -> Iterator[Loaded]:
@@ -182,7 +196,7 @@ def _groups(rows: list[PlannedPhoto], config: RunConfig, model: Model | None, ac
         size = (0, 0) if loaded.small is None else (loaded.small.shape[1], loaded.small.shape[2])
         group = gathering.setdefault(size, Group(size))
         group.photos.append(loaded)
-        group.pixels += 0 if loaded.photo is None else loaded.photo.pixels.size // 3
+        group.pixels += _pixels_held(loaded, config)
         total = sum(g.pixels for g in gathering.values())
         if total >= PIXELS_IN_FLIGHT or len(group.photos) >= most:
             largest = max(gathering, key=lambda s: gathering[s].pixels) if total >= PIXELS_IN_FLIGHT else size

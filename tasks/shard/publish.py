@@ -20,13 +20,14 @@ from fpcore.evaluation.metrics import psnr, ssim
 from fpcore.models.model import Model
 from tasks.config import RunConfig
 from tasks.photos.decode import Photo, Pixels, decode_photo
-from tasks.photos.encode import Encoded, Provenance, encode_photo
+from tasks.photos.encode import INVENTED, Encoded, Provenance, encode_photo
 from tasks.photos.formats import PhotoError
 from tasks.shard.boundary import photo_boundary, within
 from tasks.shard.dehaze import dark_channel_pixels
 from tasks.shard.loaded import Loaded
 from tasks.shard.outcome import Columns, Outcome
 from tasks.shard.progress import PROGRESS
+from tasks.shard.restore import restoration_columns, restored_like, restored_pixels, said_to_be_invented
 from tasks.store.errors import NotFound
 from tasks.store.ledger import Ledger
 from tasks.store.objects import read_under
@@ -89,6 +90,9 @@ class Finisher:
             item.columns = told_how_clear(item.columns, photo.pixels, pixels)
         if outcome.publish == "model-size":
             photo = replace(photo, alpha=None)
+        elif outcome.publish == "restored":
+            item.columns = restoration_columns(self.config, item, photo, pixels)
+            photo = restored_like(self.config, photo)
         item.seconds["render"] = perf_counter() - clock
         clock = perf_counter()
         config = self.config
@@ -98,7 +102,7 @@ class Finisher:
             config.image_format,
             quality=config.quality,
             chroma=config.chroma,
-            provenance=self._provenance(),
+            provenance=self._provenance(item),
             policy=config.metadata,
         )
         item.seconds["write"] = perf_counter() - clock
@@ -108,6 +112,8 @@ class Finisher:
         if outcome.publish == "model-size":
             picture: Pixels = (outcome.result.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
             return picture
+        if outcome.publish == "restored":
+            return restored_pixels(self.config, item, photo, outcome)
         if self.config.dehaze_variant == "dcp":
             return dark_channel_pixels(photo.pixels, outcome.strength, item.mask)
         if outcome.strength == 0:
@@ -116,13 +122,16 @@ class Finisher:
             return restore(outcome.restoration, photo.pixels, outcome.strength, item.mask)
         return render(photo.pixels, outcome.source, outcome.result.clamp(0, 1), outcome.strength, item.mask)
 
-    def _provenance(self) -> Provenance | None:
+    def _provenance(self, item: Loaded) -> Provenance | None:
         if not self.config.provenance:
             return None
         digest = self.model.digest if self.model else "dark-channel-prior"
         if self.model is None and self.config.dehaze_variant == "density":
             digest = weights_digest()
-        return Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
+        made = Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
+        if self.config.operation != "restore":
+            return made
+        return replace(made, digital_source_type=INVENTED, invented=said_to_be_invented(self.config, item.columns))
 
     def _compare(self, item: Loaded, photo: Photo, pixels: Pixels) -> dict[str, float]:
         """PSNR and SSIM of input and output against the reference photo of the same key, if there is a readable one.

@@ -19,7 +19,7 @@ from tasks.shard.requests import seed_of
 from tasks.store.schema import STAGES, shard_schema
 from tasks.store.uris import parse
 
-PICTURES = ("output", "haze_map", "reconstruction", "attention_map")
+PICTURES = ("output", "haze_map", "reconstruction", "attention_map", "invention_map")
 
 
 @dataclass(frozen=True)

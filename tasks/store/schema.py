@@ -97,7 +97,7 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("prompt", pa.string(), "source prompt of the inversion"),
             _field("target_prompt", pa.string(), "prompt of the regeneration"),
             _field("editing_type", pa.string(), "PIE-Bench editing type, or null"),
-            _field("edit_settings", pa.string(), "JSON object of the edit's settings; null for other operations"),
+            _field("edit_settings", pa.string(), "JSON object of the edit's or the restoration's settings; else null"),
             _field("latent", latent, "inverted latent z_T, float16"),
             _field("latent_shape", pa.list_(pa.int32()), "(C, h, w) of the latent"),
             _field("output", PICTURE, "result at model size, or at the size haze is estimated at, PNG"),
@@ -108,6 +108,7 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
                 PICTURE,
                 "what each word attends to, or the density of haze, labelled, PNG; null if not asked for",
             ),
+            _field("invention_map", PICTURE, "how much of each place was invented, PNG; null if not asked for"),
             _field("output_path", pa.string(), "full-resolution picture, relative to the output root; null if none"),
             _field("output_sha256", pa.string(), "SHA-256 (hex) of the full-resolution picture's bytes"),
             _field(
@@ -117,6 +118,10 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             ),
             _field("inversion_status", pa.string(), "worst status of the steps: converged, max-iterations, …"),
             _field("steps", pa.list_(STEP), "one entry per inversion step and iteration"),
+            _field(
+                "sampling_status", pa.string(), "worst status of a consistent regeneration's steps; null for others"
+            ),
+            _field("sampling_steps", pa.list_(STEP), "as `steps`, of a consistent regeneration: 0 is the noisiest"),
             _field("nfe", pa.int32(), "rows of networks evaluated for this photo, in all"),
             _field("nfe_inversion", pa.int32(), "of these, in the inversion"),
             _field("metrics", pa.map_(pa.string(), pa.float64()), "measures by name, for instance psnr_input"),

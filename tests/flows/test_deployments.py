@@ -81,7 +81,8 @@ def deployed(
 def test_every_flow_of_prefect_yaml_is_deployed(deployed: tuple[str, list[str]]) -> None:
     with get_client(sync_client=True) as client:
         found = {name: client.read_deployment_by_name(name) for name in (
-            "dehaze/nightly", "edit/on-demand", "invert/on-demand", "evaluate/on-demand", "aggregate/on-demand", "shards/gpu"
+            "dehaze/nightly", "edit/on-demand", "invert/on-demand", "restore/on-demand",
+            "evaluate/on-demand", "aggregate/on-demand", "shards/gpu"
         )}  # fmt: skip
         assert client.read_work_pool("fixpoint-gpu").concurrency_limit == 2
         assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 4

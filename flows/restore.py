@@ -1,0 +1,36 @@
+"""The flow ``restore``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.batch import run_batch
+from flows.execution import Execution
+from flows.hooks import HOOKS
+from tasks.config import RunConfig
+
+
+@flow(
+    name="restore",
+    flow_run_name="restore {source} to {output}",
+    description="Add to photos what they lack: colours, the inside of holes, or fine detail. What they say stays.",
+    persist_result=False,
+    **HOOKS,
+)
+def restore(
+    source: str,
+    output: str,
+    config: RunConfig = RunConfig(operation="restore", pretrained_model_name_or_path="builtin:scenes"),
+    execution: Execution = Execution(),
+) -> dict[str, Any]:
+    """Restore every photo of ``source`` that ``output`` has no row for.
+
+    Args:
+        source: folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)
+        output: folder or s3:// prefix that the results go to; the same output again does only what is new
+        config: what is done to every photo
+        execution: how the run is carried out
+    """
+    return run_batch(source, output, config.doing("restore"), execution)

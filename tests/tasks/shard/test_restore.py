@@ -1,0 +1,93 @@
+"""Restoring photos of a shard, without Prefect: rows, published pixels, refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tasks.config import RunConfig
+from tasks.photos.sources import list_photos
+from tasks.shard import restore
+from tasks.shard.process import process_shard
+from tasks.store.ledger import Ledger
+from tasks.store.objects import open_store
+from tests.photographs import hazy_photographs
+
+
+def run(source: Path, output: Path, **settings: object) -> list[dict]:
+    config = RunConfig(operation="restore", batch_size=4, **settings)  # type: ignore[arg-type]
+    ledger = Ledger(open_store(str(output)))
+    ledger.create_run(config.identity())
+    ledger.plan_new(list_photos(str(source)), config.shard_size)
+    for shard in ledger.open_shards():
+        process_shard(str(output), config, *shard)
+    found = [
+        row for p in (output / "shards").glob("*.parquet") for row in pq.read_table(p).drop(["latent"]).to_pylist()
+    ]
+    return [{**row, "metrics": dict(row["metrics"] or ())} for row in found]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs in colour, grey (the first as JPEG) and small, and a mask each."""
+    root = tmp_path_factory.mktemp("restore")
+    for folder in ("color", "grey", "small", "masks"):
+        (root / folder).mkdir()
+    for i, (name, pixels) in enumerate(list(hazy_photographs(96).items())[:2]):
+        image = Image.fromarray(pixels)
+        image.save(root / "color" / f"{name}.png")
+        image.convert("L").save(root / "grey" / (f"{name}.jpg" if i == 0 else f"{name}.png"))
+        image.resize((24, 18)).save(root / "small" / f"{name}.png")
+        mask = np.zeros(pixels.shape[:2], np.uint8)
+        mask[20:40, 10 + i : 30] = 255
+        Image.fromarray(mask).save(root / "masks" / f"{name}.png")
+    return root
+
+
+CASES = [
+    ("sd1", "colorize", "grey"), ("sd1", "inpaint", "color"), ("sd1", "super-resolution", "small"),
+    ("sd1-inpainting", "inpaint", "color"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "task", "folder"), CASES)
+def test_models_of_sds_architecture_restore_and_keep_what_the_photo_says(
+    photos: Path, tmp_path: Path, model_folder: Callable[[str], Path], family: str, task: str, folder: str
+) -> None:
+    masks = str(photos / "masks") if task == "inpaint" else None
+    options = {"task": task, "mask_folder": masks, "num_inference_steps": 8, "tolerance": 2e-2, "invention_map": True}
+    for row in run(photos / folder, tmp_path, pretrained_model_name_or_path=str(model_folder(family)), **options):
+        assert row["status"] == "ok", row["error_message"]
+        own, made = Image.open(photos / folder / row["key"]), Image.open(tmp_path / row["output_path"])
+        pixels = np.asarray(made.convert("RGB")).astype(float)
+        if task == "colorize":
+            assert made.mode == "RGB"
+            assert np.abs(np.asarray(made.convert("L")).astype(int) - np.asarray(own)).max() <= 1
+        elif task == "inpaint":
+            outside = np.asarray(Image.open(photos / "masks" / row["key"])) == 0
+            assert (pixels[outside] == np.asarray(own)[outside]).all()
+            assert (pixels[~outside] != np.asarray(own)[~outside]).any()
+        else:
+            assert made.size == (own.width * 2, own.height * 2)
+            blocks = pixels.reshape(own.height, 2, own.width, 2, 3).mean((1, 3))
+            assert np.abs(blocks - np.asarray(own)).max() <= 1
+        assert row["metrics"]["consistency_error"] <= 1
+        assert row["metrics"]["steps_converged"] >= 0.95
+        assert row["sampling_status"] == "converged"
+        assert {"step", "timestep", "intra", "rate", "bound"} <= set(row["sampling_steps"][0])
+        assert row["invention_map"]["bytes"].startswith(b"\x89PNG")
+        assert row["output_path"].endswith(".png"), "JPEG would change what is promised"
+        assert b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / row["output_path"]).read_bytes()
+
+
+def test_what_would_be_too_large_is_refused_before_it_is_computed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path]
+) -> None:
+    monkeypatch.setattr(restore, "MAX_ENLARGED", 1000)
+    rows = run(
+        photos / "small", tmp_path, task="super-resolution", pretrained_model_name_or_path=str(model_folder("sd1"))
+    )
+    assert {(row["status"], row["error_code"]) for row in rows} == {("failed", "too-large")}
