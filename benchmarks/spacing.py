@@ -57,9 +57,9 @@ def figure(scheduler: object, into: Path) -> None:
     for spacing in ("leading", "trailing", "linspace", "log-sigma"):
         rate = Schedule.from_scheduler(scheduler, 10, spacing).rate  # type: ignore[arg-type]
         axes.plot(range(1, 11), rate, "o-", label=spacing, linewidth=2.5 if spacing == "log-sigma" else 1.2)
-    axes.set(xlabel="step of the inversion", ylabel="contraction rate r", ylim=(0, 1), xticks=range(1, 11))
+    axes.set(xlabel="step of the inversion", ylabel="contraction rate r", ylim=(-0.03, 1.03), xticks=range(1, 11))
     axes.set_title("Ten steps of the built-in models")
-    axes.legend()
+    axes.legend(loc="upper center", ncols=2)
     axes.figure.savefig(into, dpi=110)
 
 
