@@ -36,10 +36,12 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     PROGRESS.add("expected", left)
     board = Board(output, expected=left)
     errors = process_shards(todo, output, config, execution, board)
-    status, summary = ledger.status(), board.close()
+    history, summary = ledger.history(), board.close()
+    ledger.checkpoint(history)
+    status = history.status()
     if board.done:
         board.publish(report(output)["markdown"] if execution.report else None)
-    judge(status, errors, execution.max_failed_fraction)
+    judge(summary, status, errors, execution.max_failed_fraction)
     return {**vars(status), **summary, "passed_over": planned["passed_over"]}
 
 

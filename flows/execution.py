@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -103,16 +104,21 @@ class Incomplete(RuntimeError):
     """Some shards could not be committed; the same command goes on with them."""
 
 
-def judge(status: RunStatus, errors: list[str], max_failed_fraction: float) -> None:
-    """Raise Incomplete or TooManyFailures for a run that ended so."""
+def judge(done: Mapping[str, int], status: RunStatus, errors: list[str], max_failed_fraction: float) -> None:
+    """Raise Incomplete or TooManyFailures for a run that ended so.
+
+    ``done``: the run's own counts (``flows.totals``). Photos that failed in earlier runs, or are good in them, do not
+    count: a night is judged by its own photos.
+    """
     if errors:
         raise Incomplete(
             f"{status.open_shards} shards are open, run the same command again to go on. First error: {errors[0]}"
         )
-    if status.committed and status.failed / status.committed > max_failed_fraction:
+    processed, failed = done["processed"], done["processed_failed"]
+    if processed and failed / processed > max_failed_fraction:
         raise TooManyFailures(
-            f"{status.failed} of {status.committed} photos failed, more than the {max_failed_fraction:.0%} allowed; "
-            "the report and the rows with status 'failed' say why"
+            f"{failed} of the {processed} photos of this run failed, more than the {max_failed_fraction:.0%} allowed; "
+            f"{status.failed} of {status.photos} in all. The report and the rows with status 'failed' say why"
         )
 
 

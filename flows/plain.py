@@ -36,7 +36,6 @@ def run_here(operation: str, source: str, output: str, config: RunConfig, execut
     here = execution.with_site_of(source)
     passed = PassedOver()
     if (status := nothing_new(source, output, config, here, passed)) is not None:
-        judge(status, [], execution.max_failed_fraction)
         return {**vars(status), **totals([]), "passed_over": dict(passed)}
     if not wants_prefect(execution) and (done := _run_plainly(source, output, config, here)) is not None:
         return done
@@ -102,11 +101,14 @@ def _run_plainly(source: str, output: str, config: RunConfig, execution: Executi
     PROGRESS.add("expected", planned["planned"] - planned["committed"])
     ended = list(_process_all(todo, output, config, execution))
     done = [one.done for one in ended if one.done is not None]
-    status = ledger.status()
+    history = ledger.history()
+    ledger.checkpoint(history)
+    status = history.status()
     if done and execution.report:
         steps.report(output)
-    judge(status, [str(one.error) for one in ended if one.error is not None], execution.max_failed_fraction)
-    return {**vars(status), **totals(done), "passed_over": planned["passed_over"]}
+    counts, errors = totals(done), [str(one.error) for one in ended if one.error is not None]
+    judge(counts, status, errors, execution.max_failed_fraction)
+    return {**vars(status), **counts, "passed_over": planned["passed_over"]}
 
 
 def _process_all(todo: list[ShardId], output: str, config: RunConfig, execution: Execution) -> Iterator[Ended]:

@@ -7,10 +7,11 @@ from typing import Any
 
 
 def totals(done: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Photos, evaluations, worker processes and model loads of the shards that were done."""
+    """Photos, failed ones, evaluations, worker processes and model loads of the shards that were done."""
     loads = model_loads(done)
     return {
         "processed": sum(shard["photos"] for shard in done),
+        "processed_failed": sum(shard.get("failed") or 0 for shard in done),
         "nfe": sum(shard.get("nfe") or 0 for shard in done),
         "workers": len(loads),
         "model_loads": sum(loads.values()),

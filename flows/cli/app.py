@@ -78,19 +78,20 @@ def run(
         refuse_signature(source)
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
         summary = run_here(operation, source, output, config, Execution(**execution))
-    show_summary(output, summary, as_json)
+    show_summary(output, summary, as_json, execution.get("report", True))
 
 
-def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
-    """What came of a run."""
+def show_summary(output: str, summary: dict[str, Any], as_json: bool, with_report: bool) -> None:
+    """What came of a run, apart from what is in the output in all."""
     if as_json:
         emit({"output": output, **summary})
         return
-    if not summary["processed"]:
-        console.print(f"Nothing new: all {summary['planned']} photos are done.", highlight=False)
+    if not summary["processed"] and summary["ok"] == summary["photos"]:
+        console.print(f"Nothing new: all {summary['photos']} photos are done.", highlight=False)
     else:
+        done = f"{summary['processed']} photos processed, {summary['processed_failed']} of them failed"
         console.print(
-            f"[bold]{summary['processed']}[/] photos processed, {summary['ok']} of {summary['planned']} fine in all, "
+            f"{done if summary['processed'] else 'Nothing new'}; in all {summary['ok']} of {summary['photos']} are done, "
             f"{summary['failed']} failed.",
             highlight=False,
         )
@@ -100,7 +101,8 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool) -> None:
         console.print(f"Passed over: {PassedOver(summary['passed_over'])}.", highlight=False)
     folder = output.rstrip("/")
     shown = terminal(folder)
-    console.print(f"Pictures: {shown}/images   Report: {shown}/report/index.html", highlight=False, soft_wrap=True)
+    report = f"   Report: {shown}/report/index.html" if with_report else ""
+    console.print(f"Pictures: {shown}/images{report}", highlight=False, soft_wrap=True)
 
 
 @app.command()

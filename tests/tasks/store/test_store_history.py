@@ -255,5 +255,5 @@ def test_every_code_of_a_photo_is_known_and_few_are_retryable() -> None:
     from tasks.photos.formats import CODES
 
     assert set(CODES) <= set(ErrorCode)
-    assert set(RETRYABLE) == {"unreadable", "out-of-memory"}
+    assert set(RETRYABLE) == {"unreadable", "unreachable", "too-slow", "took-too-long", "out-of-memory"}
     assert np.all([not RetryRule().admits(code, 1) for code in CODES])
