@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import get_client, get_run_logger
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
 from flows.artifacts import Board
 from flows.execution import Execution, judge, refuse_signature
+from flows.run_id import begin_run
 from flows.shards import process_shards
 from tasks.config import RunConfig
 from tasks.photos.listing import PassedOver
@@ -35,7 +37,9 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     left = planned["planned"] - planned["committed"]
     PROGRESS.add("expected", left)
     board = Board(output, expected=left)
-    errors = process_shards(todo, output, config, execution, board)
+    context = FlowRunContext.get()
+    run = begin_run(str(context.flow_run.id) if context and context.flow_run else None)
+    errors = process_shards(todo, output, config, execution, board, run)
     history, summary = ledger.history(), board.close()
     ledger.checkpoint(history)
     status = history.status()

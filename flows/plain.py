@@ -13,8 +13,9 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from flows.execution import Ended, Execution, judge
+from flows.run_id import begin_run
 from flows.totals import totals
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.photos.listing import PassedOver
 from tasks.photos.sources import list_photos
 from tasks.shard import cancellation
@@ -99,7 +100,7 @@ def _run_plainly(source: str, output: str, config: RunConfig, execution: Executi
         log.info("passed over: %s", PassedOver(planned["passed_over"]))
     log.info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
     PROGRESS.add("expected", planned["planned"] - planned["committed"])
-    ended = list(_process_all(todo, output, config, execution))
+    ended = list(_process_all(todo, output, config, execution, begin_run()))
     done = [one.done for one in ended if one.done is not None]
     history = ledger.history()
     ledger.checkpoint(history)
@@ -111,11 +112,13 @@ def _run_plainly(source: str, output: str, config: RunConfig, execution: Executi
     return {**vars(status), **counts, "passed_over": planned["passed_over"]}
 
 
-def _process_all(todo: list[ShardId], output: str, config: RunConfig, execution: Execution) -> Iterator[Ended]:
+def _process_all(
+    todo: list[ShardId], output: str, config: RunConfig, execution: Execution, run: RunOrigin
+) -> Iterator[Ended]:
     """One shard on the device, and one whose photos are read or written meanwhile. An interruption stops both in good order."""
     cancellation.forget()
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(_process, shard, output, config, execution) for shard in todo]
+        futures = [pool.submit(_process, shard, output, config, execution, run) for shard in todo]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -125,7 +128,7 @@ def _process_all(todo: list[ShardId], output: str, config: RunConfig, execution:
             raise
 
 
-def _process(shard: ShardId, output: str, config: RunConfig, execution: Execution) -> Ended:
+def _process(shard: ShardId, output: str, config: RunConfig, execution: Execution, run: RunOrigin) -> Ended:
     """A shard, tried again where that can help, as Prefect's task is."""
     from tasks import steps
 
@@ -135,7 +138,7 @@ def _process(shard: ShardId, output: str, config: RunConfig, execution: Executio
         retry=retry_if_exception(steps.may_succeed_again),
         reraise=True,
     )
-    rest = (execution.reference, execution.shard_timeout, execution.access())
+    rest = (execution.reference, execution.shard_timeout, execution.access(), run)
     try:
         done = retrying(steps.process, output, config, *shard, *rest)
     except Exception as error:

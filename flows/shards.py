@@ -15,21 +15,21 @@ from flows.artifacts import Board
 from flows.execution import Ended, Execution, Incomplete
 from flows.runners import open_runner
 from flows.work_pool import fan_out
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.prefect_tasks import process
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 
 
 def process_shards(
-    todo: list[ShardId], output: str, config: RunConfig, execution: Execution, board: Board
+    todo: list[ShardId], output: str, config: RunConfig, execution: Execution, board: Board, run: RunOrigin
 ) -> list[str]:
     """Process shards; the errors of those that could not be. Those lost with their worker get further passes."""
     ledger, errors = Ledger(open_store(output)), list[str]()
     work = fan_out if execution.runner == "work-pool" else _run
     for attempt in range(execution.attempts if todo else 0):
         failures = []
-        with closing(work(todo, output, config, execution, attempt)) as endings:
+        with closing(work(todo, output, config, execution, run, attempt)) as endings:
             for ended in endings:
                 if ended.done is not None:
                     board.add(ended.done)
@@ -44,7 +44,9 @@ def process_shards(
     return errors
 
 
-def _run(todo: list[ShardId], output: str, config: RunConfig, execution: Execution, attempt: int) -> Generator[Ended]:
+def _run(
+    todo: list[ShardId], output: str, config: RunConfig, execution: Execution, run: RunOrigin, attempt: int
+) -> Generator[Ended]:
     """Endings as they come, never more than a window outstanding."""
     del attempt
     ready: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
@@ -52,6 +54,7 @@ def _run(todo: list[ShardId], output: str, config: RunConfig, execution: Executi
         "output": output,
         "config": config,
         "reference": execution.reference,
+        "run": run,
         "timeout": execution.shard_timeout,
         "limit": execution.concurrency_limit,
         "access": execution.access(),
@@ -86,7 +89,12 @@ def _ended(future: PrefectFuture[Any]) -> Ended:
     persist_result=False,
 )
 def shards(
-    name: str, output: str, config: RunConfig, shards: list[tuple[int, int]], execution: Execution = Execution()
+    name: str,
+    output: str,
+    config: RunConfig,
+    shards: list[tuple[int, int]],
+    execution: Execution = Execution(),
+    run: RunOrigin = RunOrigin(),
 ) -> dict[str, Any]:
     """Process a share of a run in this process.
 
@@ -96,12 +104,13 @@ def shards(
         config: configuration of the run
         shards: pairs of plan and shard
         execution: how to carry it out; runner and workers are those of one process
+        run: the run that this is a share of
     """
     del name
     here = execution.model_copy(update={"runner": "thread", "workers": 1})
     todo = [ShardId(*pair) for pair in shards]
     board = Board(output, expected=len(todo) * config.shard_size)
-    errors = process_shards(todo, output, config, here, board)
+    errors = process_shards(todo, output, config, here, board, run)
     summary = board.close()
     if errors:
         raise Incomplete(f"{len(errors)} shards failed. First error: {errors[0]}")

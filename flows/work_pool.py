@@ -22,7 +22,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from flows.execution import Ended, Execution
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 
@@ -40,7 +40,7 @@ class Share:
 
 
 def fan_out(
-    todo: list[ShardId], output: str, config: RunConfig, execution: Execution, attempt: int
+    todo: list[ShardId], output: str, config: RunConfig, execution: Execution, run: RunOrigin, attempt: int
 ) -> Generator[Ended]:
     """Endings as commits appear, and one for each share that ended with shards left.
 
@@ -48,7 +48,7 @@ def fan_out(
     """
     ledger, parent = Ledger(open_store(output)), _parent()
     groups = [group for i in range(execution.workers) if (group := todo[i :: execution.workers])]
-    shares = [_start(group, output, config, execution, f"{parent}:{attempt}") for group in groups]
+    shares = [_start(group, output, config, execution, run, f"{parent}:{attempt}") for group in groups]
     try:
         while shares:
             time.sleep(POLL)
@@ -73,7 +73,9 @@ def _parent() -> str:
     return str(context.flow_run.id) if context and context.flow_run else "none"
 
 
-def _start(group: list[ShardId], output: str, config: RunConfig, execution: Execution, run: str) -> Share:
+def _start(
+    group: list[ShardId], output: str, config: RunConfig, execution: Execution, run: RunOrigin, key: str
+) -> Share:
     """Have a worker take a group. The key makes a repeated call find the flow run instead of making a second one."""
     digest = hashlib.sha256(repr(group).encode()).hexdigest()[:16]
     parameters = {
@@ -82,10 +84,11 @@ def _start(group: list[ShardId], output: str, config: RunConfig, execution: Exec
         "config": config.model_dump(mode="json"),
         "shards": [list(shard) for shard in group],
         "execution": execution.model_dump(mode="json"),
+        "run": run.model_dump(mode="json"),
     }
     try:
         started: Any = run_deployment(
-            execution.deployment, parameters=parameters, timeout=0, idempotency_key=f"{run}:{digest}", as_subflow=True
+            execution.deployment, parameters=parameters, timeout=0, idempotency_key=f"{key}:{digest}", as_subflow=True
         )
     except ObjectNotFound:
         raise ValueError(f"there is no deployment {execution.deployment}: make it by 'fixpoint deploy'") from None

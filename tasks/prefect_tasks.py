@@ -12,7 +12,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.tasks import Task, exponential_backoff
 
 from tasks import steps
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.shard.process import ShardSummary
 from tasks.store.access import SOURCE_ONLY, Access
 
@@ -55,6 +55,7 @@ def process(
     timeout: float = 3600,
     limit: str | None = None,
     access: Access = SOURCE_ONLY,
+    run: RunOrigin = RunOrigin(),
 ) -> ShardSummary:
     """Process and commit one shard, holding a slot of the global concurrency limit ``limit`` if one is named.
 
@@ -62,7 +63,7 @@ def process(
     interrupted; nothing of the shard is committed then.
     """
     with concurrency(limit, strict=True, raise_on_lease_renewal_failure=False) if limit else nullcontext():
-        return steps.process(output, config, plan, shard, reference, timeout, access)
+        return steps.process(output, config, plan, shard, reference, timeout, access, run)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report", timeout_seconds=3600)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fpcore.evaluation.rle_masks import check_runs
 from fpcore.inversion.invert import Cancelled
-from tasks.config import RunConfig
+from tasks.config import RunConfig, RunOrigin
 from tasks.edit_settings import blend_pair, edit_settings
 from tasks.photos.listing import PassedOver
 from tasks.photos.sources import list_photos
@@ -72,6 +72,7 @@ def process(
     reference: str | None = None,
     timeout: float = 3600,
     access: Access = SOURCE_ONLY,
+    run: RunOrigin = RunOrigin(),
 ) -> ShardSummary:
     """Process and commit one shard.
 
@@ -80,7 +81,9 @@ def process(
     """
     try:
         should_stop = cancellation.or_after(timeout)
-        return process_shard(output, config, plan, shard, reference=reference, access=access, should_stop=should_stop)
+        return process_shard(
+            output, config, plan, shard, reference=reference, access=access, run=run, should_stop=should_stop
+        )
     except Cancelled:
         if cancellation.requested():
             raise

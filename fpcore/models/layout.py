@@ -145,7 +145,9 @@ def _refuse_links_out(folder: Path) -> None:
     allowed = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
     for file in sorted(folder.rglob("*")):
         if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in allowed):
-            raise UnsafeModelError(f"{file.relative_to(folder)} is a link out of the model's folder: copy the file instead")
+            raise UnsafeModelError(
+                f"{file.relative_to(folder)} is a link out of the model's folder: copy the file instead"
+            )
 
 
 def _check_index(index: dict[str, Any]) -> None:
@@ -250,7 +252,9 @@ def _tokenizer_files(part: Path, class_name: str) -> tuple[Path, ...]:
     files = tuple(part / name for name in TOKENIZER_FILES if (part / name).is_file())
     names = {file.name for file in files}
     if large := [file.name for file in files if file.stat().st_size > LARGEST_JSON]:
-        raise UnsafeModelError(f"{part.name}/{large[0]} is larger than {LARGEST_JSON >> 20} MiB, too large for a vocabulary")
+        raise UnsafeModelError(
+            f"{part.name}/{large[0]} is larger than {LARGEST_JSON >> 20} MiB, too large for a vocabulary"
+        )
     if class_name in T5_TOKENIZERS and "tokenizer.json" not in names:  # spiece.model is no text, and is not opened
         raise ValueError(f"{part} has no tokenizer.json: save it once with transformers' T5TokenizerFast")
     if not ({"vocab.json", "merges.txt"} <= names or "tokenizer.json" in names):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -53,3 +54,6 @@ def test_a_repaired_photo_makes_the_output_whole(source: Path, tmp_path: Path) -
     code, told, _ = night(source, tmp_path / "out", "--json")
     assert (code, told["processed"], told["processed_failed"], told["ok"], told["failed"]) == (0, 1, 0, 6, 0)
     assert "all 6 photos are done" in night(source, tmp_path / "out")[2]
+    rows = [row for path in (tmp_path / "out/shards").glob("*") for row in pq.read_table(path).to_pylist()]
+    assert len({row["run_id"] for row in rows}) == 2
+    assert all(row["run_id"] and row["processed_at"] and row["attempt"] == 1 for row in rows)
