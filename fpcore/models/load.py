@@ -126,10 +126,10 @@ def find_folder(name: str, revision: str | None, variant: str | None, local_file
         return _builtin_folder(name)
     if name and Path(name).is_dir():
         return Path(name)
-    for what, text in (("model", name), ("revision", revision), ("variant", variant)):
+    for what, text in (("revision", revision), ("variant", variant)):
         if text is not None and (".." in text or text.startswith("/") or "\\" in text):
             raise ValueError(f"{what} {text!r} leads out of its place: write it without '..'")
-    if not HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name) or ".." in name:
         raise ValueError(
             f"no model {name!r}: give builtin:haze, builtin:scenes, a diffusers folder, or a hub id (owner/name)"
         )

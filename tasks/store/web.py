@@ -109,7 +109,13 @@ def _opener(address: Address, access: Access, deadline: _Deadline) -> urllib.req
     met = [address]
 
     def connect(place: tuple[str, int], timeout: Any = None, source: Any = None) -> socket.socket:
-        connection = _first([place] if _is_proxy(place) else access.numeric(met[-1]), timeout, source)
+        try:
+            places = access.numeric(met[-1])
+        except OSError:
+            if not _is_proxy(place):
+                raise
+            places = []  # behind a proxy names may mean nothing here
+        connection = _first([place] if _is_proxy(place) else places, timeout, source)
         deadline.watch(connection)
         return connection
 

@@ -369,3 +369,14 @@ def test_the_address_met_is_checked_not_only_the_name(
     monkeypatch.setattr(access_module.socket, "getaddrinfo", lambda *a, **k: real(*a, **k))
     read_uri(f"{site}/photo.jpg", QUICK, access=listed)
     assert looked_up == ["127.0.0.1"]
+
+
+def test_a_proxy_does_not_open_private_addresses(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site stands for a proxy that would fetch anything."""
+    monkeypatch.setenv("http_proxy", site)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(errors.InvalidLocation, match="metadata"):
+        read_uri("http://169.254.169.254/photo.jpg", QUICK, access=Access(http=True))
+    with pytest.raises(errors.NotFound):
+        read_uri("http://1.1.1.1/photo.jpg", QUICK, access=Access(http=True))
