@@ -70,3 +70,16 @@ def test_every_page_of_the_guides_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert pages - set(re.findall(r"[\w/]+\.md", text)) == set()
+
+
+def test_every_module_of_the_library_is_in_the_reference() -> None:
+    named = {
+        name
+        for page in (ROOT / "docs" / "api").glob("*.md")
+        for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)
+    }
+    rooms = ("inversion", "editing", "dehazing", "restoration", "evaluation", "models")
+    files = [file for room in rooms for file in (ROOT / "fpcore" / room).glob("*.py") if file.stem != "__init__"]
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
+    assert modules - named == set()
+    assert [name for name in named if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
