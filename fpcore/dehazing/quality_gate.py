@@ -24,9 +24,9 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY = (0.22, 0.26)
+HAZY = (0.58, 0.62)
 """Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
-MAYBE_HAZY = 0.05
+MAYBE_HAZY = 0.15
 """Evidence of haze below which a photograph comes back as it is."""
 GENTLE_PSNR = 31.0
 """PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
@@ -42,15 +42,22 @@ class Verdict:
     measures: dict[str, float]
 
 
-DARKEST_COUNTS, DARKEST_UP_TO = 0.45, 0.2
-"""How much the darkest value, up to a value, adds to the evidence."""
+DENSEST_COUNTS = 0.5
+"""How much the densest part adds to the evidence: one black branch near the camera says nothing of the hills behind it."""
+BLACK_BELOW, BLACK_COUNTS = 0.06, 2.0
+"""Up to which dark percentile something in the photograph is nearly black, and how much it adds that nothing is."""
+DARK_BELOW = 0.2
+"""Dark percentile up to which it adds to the evidence besides."""
 
 
 def evidence_of_haze(e: HazeEstimate) -> float:
-    """Mean density over the photograph, in [0, 1), uncertain places counting less; where nothing is dark, a little more."""
+    """A score from 0 on, above about .6 in hazy photographs: the mean density, uncertain places counting less, and the densest
+    part's; and how little of the photograph is dark.
+    """
     weight = e.evidence / (e.spread + 0.05)
     mean = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
-    return mean + DARKEST_COUNTS * min(e.darkest, DARKEST_UP_TO)
+    dark = min(e.darkest, DARK_BELOW) + BLACK_COUNTS * min(e.darkest, BLACK_BELOW)
+    return mean + DENSEST_COUNTS * float(torch.quantile(e.density, 0.95)) + dark
 
 
 def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
