@@ -1,4 +1,4 @@
-"""What a Prefect server needs before Fixpoint's deployments: pools, a limit, a watch over runs that fell silent."""
+"""What a Prefect server needs before Fixpoint's deployments: pools, a limit, a watch over runs that missed their heartbeats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
-WATCH = "fixpoint: runs that fell silent are crashed"
+WATCH = "fixpoint: runs that missed their heartbeats are crashed"
 SILENCE = timedelta(minutes=9)
 """Three heartbeats of a flow run, at Prefect's default of 180 s."""
 

@@ -154,7 +154,7 @@ class RunConfig(BaseModel):
     invention_map: bool = Field(False, description="restoration: keep a map of what was invented, white = much")
     attention_maps: bool = Field(False, description="keep a picture of what each word attends to, or of where haze is")
     white_balance: bool = Field(False, description="dehazing: take the airlight's cast of colour off as well")
-    strength: float = Field(1.0, ge=0, le=1, description="share of the edit that is applied")
+    strength: float = Field(1.0, ge=0, le=1, description="fraction of the edit that is applied")
     mask_folder: str | None = Field(
         None, description="folder of region masks by the photos' names: white is edited, or inpainted"
     )

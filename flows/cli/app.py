@@ -121,7 +121,7 @@ def dehaze(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="DDIM steps")] = None,
     tolerance: Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")] = None,
-    strength: Annotated[float | None, typer.Option(help="share of the edit to apply, 0 to 1")] = None,
+    strength: Annotated[float | None, typer.Option(help="fraction of the edit to apply, 0 to 1")] = None,
     white_balance: Annotated[bool, typer.Option(help="take the airlight's cast of colour off as well")] = False,
     attention_maps: Annotated[
         bool, typer.Option(help="keep the map of haze density; see 'fixpoint attention'")

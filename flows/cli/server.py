@@ -34,7 +34,7 @@ class PoolType(StrEnum):
 
 
 def server_environment(host: str, port: int, url: str | None = None) -> dict[str, str]:
-    """Settings of a Prefect server on a port: the pages must be told the API's address, or they ask port 4200."""
+    """Settings of a Prefect server on a port: the Prefect UI must be told the API's address, or they ask port 4200."""
     api = f"{(url or f'http://{host}:{port}').rstrip('/')}/api"
     return {
         "PREFECT_SERVER_API_HOST": host,
@@ -46,7 +46,7 @@ def server_environment(host: str, port: int, url: str | None = None) -> dict[str
 
 @app.command()
 def server(
-    port: Annotated[int, typer.Option(help="port of the API and the pages")] = 4200,
+    port: Annotated[int, typer.Option(help="port of the API and the Prefect UI")] = 4200,
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 for other machines")] = "127.0.0.1",
     url: Annotated[str | None, typer.Option(help="address browsers and workers use, if another")] = None,
     database: Annotated[
@@ -128,7 +128,7 @@ def serve(
     set_: Annotated[list[str] | None, typer.Option("--set", help="setting of the scheduled run, as name=value")] = None,
     limit: Annotated[int, typer.Option(min=1, help="runs at one time")] = 1,
 ) -> None:
-    """One process for everything: schedule, form in the pages, and the runs themselves. No worker, no pool."""
+    """One process for everything: schedule, form in the Prefect UI, and the runs themselves. No worker, no pool."""
     from prefect import serve as serve_flows
     from prefect.schedules import Cron as CronSchedule
 

@@ -12,7 +12,7 @@ from PIL import Image
 from fpcore.builtin.rendered_haze import render_haze
 
 AMOUNTS = (0.35, 0.5, 0.6)
-"""Amounts of haze, taken in turn."""
+"""Haze densities, taken in turn."""
 
 
 def clear_photographs() -> Iterator[tuple[str, np.ndarray]]:

@@ -15,7 +15,7 @@ from fpcore.builtin.rendered_haze import random_evenness, render_haze
 from fpcore.builtin.text import frequent_words
 
 HAZE_LEVELS = ("clear", "faint haze", "light haze", "moderate haze", "thick haze", "dense haze")
-"""Prompts for a growing amount of haze (1 − mean transmission), evenly spaced from 0 to ``DENSEST``."""
+"""Prompts for a growing haze density (1 − mean transmission), evenly spaced from 0 to ``DENSEST``."""
 DENSEST = 0.8
 
 
@@ -112,7 +112,7 @@ class HazeRecipe(Recipe):
         return ["", "clear", "haze", "dense haze"]
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
-        """Two renderings of each photograph, under independent amounts of haze and kinds of prompt.
+        """Two renderings of each photograph, under independent haze densities and kinds of prompt.
 
         Kinds: 12 % null text (half of them hazy), 16 % "haze", 28 % clear, the rest a graded amount in words.
         """

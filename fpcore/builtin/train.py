@@ -113,7 +113,8 @@ def loss_per_row(
     error = (velocity.float() - target).unflatten(1, (3, -1))  # colours, pixels of a patch
     brightness = (error * error.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1, 1)).sum(1, keepdim=True)
     weighted = brightness + math.sqrt(recipe.chroma_weight) * (error - brightness)
-    return weighted.square().mean((1, 2, 3, 4))
+    loss: Tensor = weighted.square().mean((1, 2, 3, 4))
+    return loss
 
 
 def parameter_groups(model: Denoiser, recipe: Recipe) -> list[dict[str, Any]]:

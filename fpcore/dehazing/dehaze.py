@@ -57,7 +57,7 @@ class DehazeSettings:
 
 @dataclass(frozen=True)
 class Dehazed:
-    """M pictures at model size.
+    """M low-resolution pictures.
 
     ``result`` (M, 3, H, W) in [0, 1], not clamped before. ``haze_map`` (M, H, W) in [0, 1]: the haze token's attention where
     the variant has one, else the density of haze it was told. ``nfe`` (M,) in all. ``seconds`` by stage. ``prompts``: source

@@ -1,9 +1,9 @@
 """What the air before a photograph is like: density of haze as a map, the colour of the airlight, and how sure both are.
 
 The network says what each place looks like by itself and in the whole picture. Where nothing in a photograph is dark, the
-darkest value speaks too: I = J t + A (1 − t) with J ≥ 0 leaves nothing darker than the veil before it, and in most photographs
+dark percentile speaks too: I = J t + A (1 − t) with J ≥ 0 leaves nothing darker than the veil before it, and in most photographs
 something is nearly black (the dark channel prior, He et al. 2009, for the photograph as a whole). A black thing near the camera
-says nothing of the hills behind it, so the darker the darkest value, the less it counts.
+says nothing of the hills behind it, so the darker the dark percentile, the less it counts.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ LONGEST_SIDE = 256
 CORRECTIONS = 2
 """How often the airlight is corrected by the network's own answer."""
 DARKEST_SIDE = 640
-"""Pixels to which a photograph is brought before its darkest value is taken: finer ones say more about noise than about haze."""
+"""Pixels to which a photograph is brought before its dark percentile is taken: finer ones say more about noise than about haze."""
 TEXTURE_SIDE = 1024
 """Pixels at which a photograph's grain and texture are measured: about what a screen shows."""
 DARKEST_SHARE = 0.001
-"""Share of the pixels that may be darker than the darkest value."""
+"""Share of the pixels that may be darker than the dark percentile."""
 EVEN_VEIL = (0.03, 0.10)
-"""Darkest value from which on the even veil counts, and from which on it counts in full (docs/studies/dehazing.md)."""
+"""Dark percentile from which on the even veil counts, and from which on it counts in full (docs/studies/dehazing.md)."""
 EVEN_WEIGHT = 2.0
 """Of the even veil's optical depth in full, where the network's is 1."""
 DEPTH_SCALE = 1.1
 """Factor of the optical depth. The estimate that errs least is too thin where haze is dense; a little more costs hardly any dB and
 is seen as clearer (docs/studies/dehazing.md)."""
 BLACK = 0.01
-"""How much darker than the darkest value the veil is not: nothing is blacker than this."""
+"""How much darker than the dark percentile the veil is not: nothing is blacker than this."""
 FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98
 """A row or column at the border with this share of pixels below black or above white is a frame, no photograph."""
 
@@ -172,7 +172,7 @@ def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEsti
 
 
 def even_estimate(view: HazeView) -> HazeEstimate:
-    """The haze if it is the same everywhere and neutral: A the brightest value of 32 × 32, t what makes the darkest value black."""
+    """The haze if it is even and neutral: A the brightest value of 32 × 32, t what makes the dark percentile black."""
     light = float(F.adaptive_avg_pool2d(view.picture[None] * view.evidence, 32).amax())
     t = min(max(1 - (view.darkest + BLACK) / max(light, 0.1), 0.05), 1.0)
     tau = torch.full_like(view.evidence, -math.log(t))
@@ -188,7 +188,7 @@ def _answered_airlight(answer: Prediction, shown: Tensor) -> Tensor:
 
 
 def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
-    """Averaged with what the darkest value says, in proportion to how much it knows."""
+    """Averaged with what the dark percentile says, in proportion to how much it knows."""
     low, high = EVEN_VEIL
     weight = min(max((e.darkest - low) / (high - low), 0.0), 1.0)
     if weight == 0:

@@ -49,7 +49,7 @@ def pair_maps(
     settings: EditSettings | Sequence[EditSettings],
     blend_words: Sequence[tuple[str, str] | None] | None = None,
 ) -> TokenAlignment:
-    """The token maps of P pairs; call it on one pair to learn before any work whether it can be edited.
+    """The token alignments of P pairs; call it on one pair to learn before any work whether it can be edited.
 
     Raises ValueError as ``fpcore.editing.token_alignment.token_map`` does.
     """

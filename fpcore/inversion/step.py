@@ -74,7 +74,7 @@ class Constants:
     phi: Tensor
     psi: Tensor
     rate: Tensor
-    solver_rate: Tensor  # what accelerated iteration reckons with, see ``RATE_FROM_ZERO_NOISE``
+    solver_rate: Tensor  # what accelerated iteration counts with, see ``RATE_FROM_ZERO_NOISE``
     level: Tensor
     weight: Tensor
     blend: Tensor | None

@@ -1,4 +1,4 @@
-"""From the restored picture at the model's size to the photograph's own pixels, which stay what they are.
+"""From the restored low-resolution result to the photograph's own pixels, which stay what they are.
 
 Integers in, integers out: photographs are (H, W, 3) uint8 or uint16. What is certain is exact up to rounding:
 *colour* leaves the luma of each pixel, *filling* every pixel outside the hole, *enlarging* each block's average.

@@ -1,4 +1,4 @@
-"""Dehazing a group of pictures at model size: the bridge from a configuration to ``fpcore.dehazing``."""
+"""Dehazing a group of low-resolution pictures: the bridge from a configuration to ``fpcore.dehazing``."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _by_words(
 
 
 def _even_veil(config: RunConfig, view: HazeView) -> Outcome:
-    """One veil all over taken off, as a baseline: A the brightest value, t what leaves the darkest value black."""
+    """One veil all over taken off, as a baseline: A the brightest value, t what leaves the dark percentile black."""
     estimate = even_estimate(view)
     plan = even_restoration(estimate)
     verdict = Verdict("cleared", 1.0, "The same veil was taken off everywhere.", {"haze_amount": estimate.amount})

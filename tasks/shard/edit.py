@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt editing of a group of pictures at model size."""
+"""Prompt-to-Prompt editing of a group of low-resolution pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DDIM inversion of a group of pictures at model size, and its round trip as a proof."""
+"""DDIM inversion of a group of low-resolution pictures, and its round trip as a proof."""
 
 from __future__ import annotations
 

@@ -323,7 +323,7 @@ class Ledger:
         return History.restored(parquet.decode(data, name, CHECKPOINT), parquet.read_footer(data, name))
 
     def is_true(self, key: str) -> bool:
-        """Whether a checkpoint says what its plans and those commits say that it reckons with, all read anew.
+        """Whether a checkpoint says what its plans and those commits say that it counts with, all read anew.
 
         Raises:
             Corrupt: what is stored differs from what was written.

@@ -98,7 +98,7 @@ class Address:
 
     @property
     def signed(self) -> bool:
-        """Whether the address carries a signature with its companions, as presigned URLs and SAS tokens do."""
+        """Whether the address carries a signature with its sidecars, as presigned URLs and SAS tokens do."""
         names = {name.lower() for name, _ in parse_qsl(self.path.partition("?")[2], keep_blank_values=True)}
         return any(names >= pair for pair in _SIGNATURES)
 

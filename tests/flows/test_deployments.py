@@ -86,7 +86,7 @@ def test_every_flow_of_prefect_yaml_is_deployed(deployed: tuple[str, list[str]])
         )}  # fmt: skip
         assert client.read_work_pool("fixpoint-gpu").concurrency_limit == 2
         assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 4
-        assert client.read_automations_by_name("fixpoint: runs that fell silent are crashed")
+        assert client.read_automations_by_name("fixpoint: runs that missed their heartbeats are crashed")
     assert [s.schedule.cron for s in found["dehaze/nightly"].schedules] == ["* * * * *"]
     assert found["shards/gpu"].work_pool_name == "fixpoint-gpu"
     assert found["dehaze/nightly"].enforce_parameter_schema
@@ -96,7 +96,7 @@ def test_setup_again_changes_what_is_asked_and_nothing_else(deployed: tuple[str,
     fixpoint("setup", "--gpus", "2", "--slots", "3")
     with get_client(sync_client=True) as client:
         assert client.read_global_concurrency_limit_by_name("fixpoint-gpu").limit == 3
-        assert len(client.read_automations_by_name("fixpoint: runs that fell silent are crashed")) == 1
+        assert len(client.read_automations_by_name("fixpoint: runs that missed their heartbeats are crashed")) == 1
 
 
 def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deployed: tuple[str, list[str]]) -> None:

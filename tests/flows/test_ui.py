@@ -1,4 +1,4 @@
-"""The pages of a real Prefect server in headless Chromium: a run, its artifacts, the form.
+"""The Prefect UI of a real Prefect server in headless Chromium: a run, its artifacts, the form.
 
 FIXPOINT_SCREENSHOTS=docs/figures pytest -m chaos tests/flows/test_ui.py    also renews the pictures of the documentation
 """
