@@ -42,9 +42,6 @@ EVEN_VEIL = (0.03, 0.10)
 """Dark percentile from which on the even veil counts, and from which on it counts in full (docs/studies/dehazing.md)."""
 EVEN_WEIGHT = 2.0
 """Of the even veil's optical depth in full, where the network's is 1."""
-DEPTH_SCALE = 1.1
-"""Factor of the optical depth. The estimate that errs least is too thin where haze is dense; a little more costs hardly any dB and
-is seen as clearer (docs/studies/dehazing.md)."""
 BLACK = 0.01
 """How much darker than the dark percentile the veil is not: nothing is blacker than this."""
 FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98
@@ -168,7 +165,7 @@ def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEsti
         for x in (answer.tau, answer.tau_spread.exp())
     )
     seen = HazeEstimate(view.picture, tau, spread, airlight.view(3), view.evidence, view.darkest, CORRECTIONS + 1)
-    return _scaled_above_black(_with_even_veil(seen))
+    return _not_below_black(_with_even_veil(seen))
 
 
 def even_estimate(view: HazeView) -> HazeEstimate:
@@ -208,10 +205,10 @@ def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
     )
 
 
-def _scaled_above_black(e: HazeEstimate) -> HazeEstimate:
-    """Scaled, and thinned where the photograph would become negative: t ≥ 1 − dark channel of I/A, as J ≥ 0."""
+def _not_below_black(e: HazeEstimate) -> HazeEstimate:
+    """Thinned where the photograph would become negative: t ≥ 1 − dark channel of I/A, as J ≥ 0."""
     relative = e.picture / e.airlight.view(3, 1, 1)
     most = -torch.log((1 - dark_channel(relative[None], 7)[0, 0]).clamp(0.02, 1))
     return HazeEstimate(
-        e.picture, torch.minimum(DEPTH_SCALE * e.tau, most), e.spread, e.airlight, e.evidence, e.darkest, e.evaluations
+        e.picture, torch.minimum(e.tau, most), e.spread, e.airlight, e.evidence, e.darkest, e.evaluations
     )

@@ -24,9 +24,9 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY = (0.58, 0.62)
+HAZY = (0.47, 0.5)
 """Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
-MAYBE_HAZY = 0.15
+MAYBE_HAZY = 0.1
 """Evidence of haze below which a photograph comes back as it is."""
 GENTLE_PSNR = 31.0
 """PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
@@ -42,16 +42,16 @@ class Verdict:
     measures: dict[str, float]
 
 
-DENSEST_COUNTS = 0.5
+DENSEST_COUNTS = 0.3
 """How much the densest part adds to the evidence: one black branch near the camera says nothing of the hills behind it."""
-BLACK_BELOW, BLACK_COUNTS = 0.06, 2.0
+BLACK_BELOW, BLACK_COUNTS = 0.06, 1.0
 """Up to which dark percentile something in the photograph is nearly black, and how much it adds that nothing is."""
 DARK_BELOW = 0.2
 """Dark percentile up to which it adds to the evidence besides."""
 
 
 def evidence_of_haze(e: HazeEstimate) -> float:
-    """A score from 0 on, above about .6 in hazy photographs: the mean density, uncertain places counting less, and the densest
+    """A score from 0 on, above about .5 in hazy photographs: the mean density, uncertain places counting less, and the densest
     part's; and how little of the photograph is dark.
     """
     weight = e.evidence / (e.spread + 0.05)
