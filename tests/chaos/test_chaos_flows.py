@@ -42,7 +42,7 @@ def context(
 
 def fixpoint(arguments: list[str]) -> None:
     """The command, in a child."""
-    from flows.cli import app
+    from flows.cli.app import app
 
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         app(arguments)

@@ -7,7 +7,7 @@ import duckdb
 from typer.testing import CliRunner
 
 from flows.aggregate import aggregate
-from flows.cli import app
+from flows.cli.app import app
 from tests.photographs import write_photos
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from tests.photographs import write_photos
 from tests.pie_bench_sample import box_runs
 from tests.tiny_models import tiny_sd1
@@ -150,11 +150,11 @@ def test_without_maps_the_command_says_how_to_get_them(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ({"cross_replace": 2}, "entry 1: cross_replace is a share"),
-        ({"reweight": "snow"}, "entry 1: reweight takes words and weights"),
-        ({"blended_word": "cat"}, "entry 1: blended_word is a word of the source prompt and a word"),
-        ({"mask": [1]}, "entry 1: a mask is pairs of start and length"),
-        ({"mask": "edits.jsonl"}, "entry 1: cannot identify image file"),
+        ({"cross_replace": 2}, "row 1: cross_replace is a share"),
+        ({"reweight": "snow"}, "row 1: reweight takes words and weights"),
+        ({"blended_word": "cat"}, "row 1: blended_word is a word of the source prompt and a word"),
+        ({"mask": [1]}, "row 1: column mask: a mask is pairs of start and length"),
+        ({"mask": "edits.jsonl"}, "row 1: column mask: This is no picture file"),
         ({"tokens": "swap"}, "tokens one of refine, replace, remove"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from tests.photographs import write_photos
 
 

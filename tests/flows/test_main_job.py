@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from tests.chaos.check_output import check
 from tests.photographs import hazy_photographs, write_photos
 

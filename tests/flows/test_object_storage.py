@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from tests.chaos.check_output import check
 from tests.photographs import write_photos
 from tests.servers import S3Server

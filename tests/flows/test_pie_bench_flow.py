@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from fpcore.evaluation.perceptual import squeezenet_features
 from fpcore.evaluation.pie_bench import METRICS, PUBLISHED
 from tests.pie_bench_sample import ENTRIES, write_sample

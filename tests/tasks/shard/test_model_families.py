@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.config import RunConfig
-from tasks.prefect_tasks import check, plan
 from tasks.shard.process import process_shard
+from tasks.steps import check, plan
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 from tests.photographs import write_photos
