@@ -52,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 def rows(photos: str, output: Path, **settings: Any) -> list[dict[str, Any]]:
     """What a run commits."""
     config = RunConfig(num_inference_steps=3, device="cpu", **settings)
-    plan.fn(photos, str(output), config, False)
+    plan(photos, str(output), config)
     assert process_shard(str(output), config, 1, 0)["won"]
     names = ["status", "inversion_status", "nfe", "output", "reconstruction", "metrics", "error_message"]
     found = Ledger(open_store(str(output))).read_shard(1, 0, names).to_pylist()
