@@ -217,9 +217,9 @@ def _outcome(config: RunConfig, picture: Tensor, words: tuple[str, str], restore
 
 
 def _converged(restored: Restored, image: int) -> float:
-    """Share of the steps, up and down, that ended as their criterion asks."""
+    """Share of the steps, up and down, that converged; NaN where a fixed count of iterations judged none."""
     ends = np.concatenate([_last_statuses(walk, image) for walk in (restored.inversion, restored.sampling)])
-    return float(np.isin(ends, (Status.CONVERGED, Status.COMPLETED)).mean())
+    return math.nan if (ends == Status.COMPLETED).all() else float((ends == Status.CONVERGED).mean())
 
 
 def _last_statuses(walk: Inversion, image: int) -> npt.NDArray[np.int64]:

@@ -47,19 +47,26 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+FOLDERS = {"colorize": "grey", "inpaint": "color", "super-resolution": "small"}
 CASES = [
-    ("sd1", "colorize", "grey"), ("sd1", "inpaint", "color"), ("sd1", "super-resolution", "small"),
-    ("sd1-inpainting", "inpaint", "color"),
-]  # fmt: skip
+    *(("builtin:haze", task) for task in FOLDERS),
+    *(("sd1", task) for task in FOLDERS),
+    ("sd1-inpainting", "inpaint"),
+]
 
 
-@pytest.mark.parametrize(("family", "task", "folder"), CASES)
-def test_models_of_sds_architecture_restore_and_keep_what_the_photo_says(
-    photos: Path, tmp_path: Path, model_folder: Callable[[str], Path], family: str, task: str, folder: str
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_every_task_keeps_what_the_photo_says_and_the_built_in_model_converges(
+    photos: Path, tmp_path: Path, model_folder: Callable[[str], Path], name: str, task: str
 ) -> None:
-    masks = str(photos / "masks") if task == "inpaint" else None
-    options = {"task": task, "mask_folder": masks, "num_inference_steps": 8, "tolerance": 2e-2, "invention_map": True}
-    for row in run(photos / folder, tmp_path, pretrained_model_name_or_path=str(model_folder(family)), **options):
+    """The tiny models have random weights and so has their VAE: they run, and nothing promises that they contract."""
+    folder, builtin = FOLDERS[task], name.startswith("builtin")
+    model = name if builtin else str(model_folder(name))
+    options: dict[str, object] = {"task": task, "pretrained_model_name_or_path": model, "invention_map": True}
+    options |= {"tolerance": 1e-2} if builtin else {"method": "fixed-point", "iterations": 2, "num_inference_steps": 3}
+    if task == "inpaint":
+        options["mask_folder"] = str(photos / "masks")
+    for row in run(photos / folder, tmp_path, **options):
         assert row["status"] == "ok", row["error_message"]
         own, made = Image.open(photos / folder / row["key"]), Image.open(tmp_path / row["output_path"])
         pixels = np.asarray(made.convert("RGB")).astype(float)
@@ -75,8 +82,9 @@ def test_models_of_sds_architecture_restore_and_keep_what_the_photo_says(
             blocks = pixels.reshape(own.height, 2, own.width, 2, 3).mean((1, 3))
             assert np.abs(blocks - np.asarray(own)).max() <= 1
         assert row["metrics"]["consistency_error"] <= 1
-        assert row["metrics"]["steps_converged"] >= 0.95
-        assert row["sampling_status"] == "converged"
+        assert row["sampling_status"] == row["inversion_status"] == ("converged" if builtin else "completed")
+        assert row["metrics"].get("steps_converged", 1.0) >= 0.95
+        assert ("steps_converged" in row["metrics"]) == builtin, "a fixed count judges nothing"
         assert {"step", "timestep", "intra", "rate", "bound"} <= set(row["sampling_steps"][0])
         assert row["invention_map"]["bytes"].startswith(b"\x89PNG")
         assert row["output_path"].endswith(".png"), "JPEG would change what is promised"
