@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,9 +14,10 @@ import torch
 from fpcore.inversion.invert import Cancelled
 from tasks.photos.formats import PhotoError
 from tasks.shard.loaded import TOO_LARGE, Loaded
-from tasks.shard.outcome import Failure
+from tasks.shard.outcome import Failure, printable
 from tasks.store.errors import InvalidLocation, NotFound, StoreError
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 BEYOND_THE_PHOTO = (StoreError, Cancelled, torch.OutOfMemoryError)
 """An outage of the store, the run's cancellation and the device's memory say nothing of the photo."""
@@ -38,7 +40,7 @@ def photo_boundary(item: Loaded, doing: str) -> Iterator[None]:
     except MemoryError:
         item.fail(TOO_LARGE)
     except Exception as error:  # of a library, at a file nobody thought of: its neighbours must not pay for it
-        logging.getLogger(__name__).warning("%s failed %s", item.planned.key, doing, exc_info=True)
+        log.warning("%s", printable(f"{item.planned.key} failed {doing}\n{traceback.format_exc()}"))
         item.fail(unexpected(error, doing))
 
 

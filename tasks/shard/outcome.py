@@ -31,8 +31,12 @@ class Failure:
 
     def __post_init__(self) -> None:
         """Make the message one that Parquet takes: names may hold bytes that are no text, and errors whole documents."""
-        text = self.message[:MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()
-        object.__setattr__(self, "message", text.replace("\0", " "))
+        object.__setattr__(self, "message", printable(self.message[:MAX_MESSAGE]))
+
+
+def printable(text: str) -> str:
+    """``text`` as UTF-8 can hold it: names and errors may carry bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", " ")
 
 
 NON_FINITE = Failure(

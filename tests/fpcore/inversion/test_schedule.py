@@ -116,8 +116,12 @@ def test_flow_step_is_diffusers_euler_step() -> None:
 def test_zero_terminal_snr_is_refused() -> None:
     with pytest.raises(ValueError, match="zero terminal SNR"):
         Schedule.from_scheduler(scheduler("trailing", "v_prediction", rescale_betas_zero_snr=True), 10)
-    with pytest.raises(ValueError, match="zero terminal SNR"):
-        Schedule.from_scheduler(scheduler("leading", "v_prediction", rescale_betas_zero_snr=True), 10, "log-sigma")
+
+
+def test_uniform_in_log_sigma_leaves_out_the_level_without_a_logarithm() -> None:
+    steps = Schedule.from_scheduler(scheduler("leading", "v_prediction", rescale_betas_zero_snr=True), 10, "log-sigma")
+    assert bool((steps.signal > 0).all())
+    assert bool(steps.level.isfinite().all())
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -151,7 +151,7 @@ def test_euler_edits_from_a_fixed_point_keep_regions_and_paths(model: Model) -> 
 @pytest.mark.parametrize(
     ("part", "changes", "named"),
     [
-        ("transformer", {"in_channels": 384, "out_channels": 64}, "more than noise and text"),
+        ("transformer", {"in_channels": 96, "out_channels": 64}, "more than noise and text"),
         ("transformer", {"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel"),
         ("scheduler", {"_class_name": "DDIMScheduler"}, "needs a FlowMatchEulerDiscreteScheduler"),
         ("text_encoder_2", {"architectures": ["LlamaModel"]}, "LlamaModel"),

@@ -137,12 +137,18 @@ def test_index_with_foreign_classes(folder, canary, changes, named):
         ("tokenizer/tokenizer_config.json", {"tokenizer_class": "EvilTokenizer"}, "EvilTokenizer"),
         ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}, "auto_map"),
         ("scheduler/scheduler_config.json", {"_class_name": "EvilScheduler"}, "EvilScheduler"),
-        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch"),
     ],
 )
 def test_configuration_that_runs_code(folder, canary, file, changes, named):
     edit(folder / file, **changes)
     assert_refused(folder, canary, named)
+
+
+def test_a_scheduler_of_another_kind_of_model_is_refused(folder, canary):
+    edit(folder / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    with pytest.raises(ValueError, match="flow-matching scheduler"):
+        load_model(str(folder), device="cpu")
+    assert not canary.exists()
 
 
 def test_adapter_that_fetches_another_model(folder, canary):

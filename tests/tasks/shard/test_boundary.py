@@ -85,7 +85,7 @@ def test_whatever_is_raised_over_one_photo_is_its_row(
     rows = committed(photos, tmp_path / "out")
     assert {row["key"]: row["status"] for row in rows if row["status"] == "failed"} == {"bad.png": "failed"}
     bad = next(row for row in rows if row["key"] == "bad.png")
-    assert bad["error_code"] == ("too-large" if isinstance(error, MemoryError) else "unexpected")
+    assert bad["error_code"] == ("out-of-memory" if isinstance(error, MemoryError) else "unexpected")
     assert len(bad["error_message"]) > 20
 
 
