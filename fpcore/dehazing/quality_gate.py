@@ -24,9 +24,9 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY = (0.47, 0.5)
+HAZY = (0.22, 0.26)
 """Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
-MAYBE_HAZY = 0.1
+MAYBE_HAZY = 0.05
 """Evidence of haze below which a photograph comes back as it is."""
 GENTLE_PSNR = 31.0
 """PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
@@ -42,22 +42,15 @@ class Verdict:
     measures: dict[str, float]
 
 
-DENSEST_COUNTS = 0.3
-"""How much the densest part adds to the evidence: one black branch near the camera says nothing of the hills behind it."""
-BLACK_BELOW, BLACK_COUNTS = 0.06, 1.0
-"""Up to which dark percentile something in the photograph is nearly black, and how much it adds that nothing is."""
-DARK_BELOW = 0.2
-"""Dark percentile up to which it adds to the evidence besides."""
+DARKEST_COUNTS, DARKEST_UP_TO = 0.45, 0.2
+"""How much the dark percentile, up to a value, adds to the evidence."""
 
 
 def evidence_of_haze(e: HazeEstimate) -> float:
-    """A score from 0 on, above about .5 in hazy photographs: the mean density, uncertain places counting less, and the densest
-    part's; and how little of the photograph is dark.
-    """
+    """Mean density over the photograph, in [0, 1), uncertain places counting less; where nothing is dark, a little more."""
     weight = e.evidence / (e.spread + 0.05)
     mean = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
-    dark = min(e.darkest, DARK_BELOW) + BLACK_COUNTS * min(e.darkest, BLACK_BELOW)
-    return mean + DENSEST_COUNTS * float(torch.quantile(e.density, 0.95)) + dark
+    return mean + DARKEST_COUNTS * min(e.darkest, DARKEST_UP_TO)
 
 
 def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:

@@ -11,7 +11,7 @@ from fpcore.models.sizing import crop, fit_size, pad, size_multiple
 def like(family, side, scale=8, levels=4):
     """What sizing asks of a model."""
     unet = SimpleNamespace(config=SimpleNamespace(block_out_channels=(32,) * levels))
-    return SimpleNamespace(family=family, image_size=(side, side), scale_factor=scale, unet=unet)
+    return SimpleNamespace(family=family, image_size=(side, side), scale_factor=scale, unet=unet, is_flow=False)
 
 
 SD1, SDXL, HAZE = like("sd1", 512), like("sdxl", 1024, levels=3), like("builtin", 32, scale=4, levels=2)
