@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from fpcore.editing.edit import EditResult, edit
     from fpcore.editing.settings import EditSettings
     from fpcore.inversion.criteria import Status
-    from fpcore.inversion.invert import Inversion, Predict, invert
+    from fpcore.inversion.invert import invert
     from fpcore.inversion.methods import Method, method
+    from fpcore.inversion.result import Inversion, Predict
     from fpcore.inversion.sample import sample
     from fpcore.inversion.schedule import Schedule
     from fpcore.models.load import load_model
@@ -51,8 +52,9 @@ _HOMES = {
     "fpcore.editing.edit": ("EditResult", "edit"),
     "fpcore.editing.settings": ("EditSettings",),
     "fpcore.inversion.criteria": ("Status",),
-    "fpcore.inversion.invert": ("Inversion", "Predict", "invert"),
+    "fpcore.inversion.invert": ("invert",),
     "fpcore.inversion.methods": ("Method", "method"),
+    "fpcore.inversion.result": ("Inversion", "Predict"),
     "fpcore.inversion.sample": ("sample",),
     "fpcore.inversion.schedule": ("Schedule",),
     "fpcore.models.load": ("load_model",),

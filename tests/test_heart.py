@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fpcore.models.model import Model
 
 pytestmark = [pytest.mark.model, pytest.mark.heart]
-CONFIG = RunConfig(dehaze_variant="density+words", num_inference_steps=10, shard_size=4)
+CONFIG = RunConfig(shard_size=4)
 
 
 def open_output(folder: Path) -> Ledger:
@@ -94,7 +94,7 @@ def test_the_haze_is_lifted_at_full_resolution_and_the_metadata_kept(
         assert hazy.mean() - done.mean() > 8
         assert done.std() > 1.1 * hazy.std()
         assert np.corrcoef(hazy.ravel(), done.ravel())[0, 1] > 0.9
-        assert row["nfe"] > row["nfe_inversion"] > 0
+        assert row["nfe"] > 0
 
 
 def test_a_photograph_comes_back_from_its_noise(builtin_model: Callable[[str], Model]) -> None:
