@@ -46,7 +46,7 @@ def test_every_entrypoint_is_a_flow_that_takes_the_parameters() -> None:
         flow = import_object(deployment["entrypoint"])
         assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
     names = [(d["entrypoint"], d["name"]) for d in document["deployments"]]
-    assert len(set(names)) == len(names) == 6
+    assert len(set(names)) == len(names) == 7
 
 
 def test_settings_are_put_into_the_nightly_run_and_wrong_ones_refused() -> None:

@@ -119,5 +119,5 @@ def test_a_depth_map_decides_where_the_prior_weighted_variant_works(
 def test_maps_that_nothing_reads_are_refused() -> None:
     with pytest.raises(ValidationError, match="prior-weighted only"):
         RunConfig(depth_folder="maps")
-    with pytest.raises(ValidationError, match="limits dehazing only"):
+    with pytest.raises(ValidationError, match="masks bound dehazing or say where to inpaint"):
         RunConfig(operation="edit", mask_folder="masks")

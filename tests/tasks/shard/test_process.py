@@ -13,6 +13,7 @@ from tasks.photos.sources import list_photos
 from tasks.shard import process
 from tasks.shard.operate import _with_batch_size
 from tasks.shard.process import _ahead, _groups
+from tasks.store.access import SOURCE_ONLY
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 from tasks.store.planned import PlannedPhoto
@@ -52,7 +53,7 @@ def test_groups_hold_every_photo_once_at_model_size(tmp_path: Path) -> None:
     keys = write_photos(tmp_path, 7)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     rows = [PlannedPhoto(shard=0, row=i, **entry) for i, entry in enumerate(list_photos(str(tmp_path)))]
-    groups = [*_groups(rows, RunConfig(dehaze_variant="dcp", batch_size=1), None)]
+    groups = [*_groups(rows, RunConfig(dehaze_variant="dcp", batch_size=1), None, SOURCE_ONLY)]
     good = [item for group in groups for item in group.photos if item.failure is None]
     bad = [item for group in groups for item in group.photos if item.failure is not None]
     assert sorted(item.planned.key for item in good) == sorted(keys)

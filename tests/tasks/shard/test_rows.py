@@ -67,17 +67,17 @@ def test_an_outage_while_measuring_is_tried_again_and_not_committed(
     ledger.create_run(config.identity())
     ledger.plan_new(list_photos(str(tmp_path / "in")), config.shard_size)
     shard = ledger.open_shards()[0]
-    read = publish.read_uri
+    read = publish.read_under
 
-    def away(uri: str) -> bytes:
+    def away(*_: object, **__: object) -> bytes:
         raise StoreUnavailable("the server does not answer")
 
-    monkeypatch.setattr(publish, "read_uri", away)
+    monkeypatch.setattr(publish, "read_under", away)
     with pytest.raises(StoreUnavailable) as raised:
         process_shard(output, config, *shard, reference=str(tmp_path / "in"))
     assert raised.value.transient
     assert not list(ledger.committed())
-    monkeypatch.setattr(publish, "read_uri", read)
+    monkeypatch.setattr(publish, "read_under", read)
     assert process_shard(output, config, *shard, reference=str(tmp_path / "in"))["won"]
     store = open_store(output)
     rows = [row for e in store.list("shards/") for row in pq.read_table(io.BytesIO(store.get(e.key))).to_pylist()]
