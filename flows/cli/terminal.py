@@ -42,6 +42,13 @@ AllowRoot = Annotated[
         help="a further place a manifest may name: a folder, s3://bucket, or http://host/ of a private network"
     ),
 ]
+Steps = Annotated[int | None, typer.Option(help="DDIM steps")]
+Tolerance = Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")]
+Seed = Annotated[int | None, typer.Option(help="seed of everything drawn")]
+Metadata = Annotated[str | None, typer.Option(help="metadata of the pictures: keep, no-location, none")]
+MaxFailed = Annotated[float, typer.Option(help="fraction of failed photos above which the run fails")]
+Prompt = Annotated[str | None, typer.Option(help="what the photos show; a manifest may say it per photo")]
+InversionMethod = Annotated[str | None, typer.Option(help="inversion method")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines, no progress")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show the flow's log")]
 

@@ -6,6 +6,7 @@ import io
 
 import jinja2
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tasks.report.page import number
@@ -36,10 +37,7 @@ def test_a_terminal_shows_the_name_itself(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_markdown_shows_the_name_and_makes_nothing_of_it(name: str) -> None:
     """Rendered by markdown-it with every extension that makes links of text."""
-    markdown_it = pytest.importorskip("markdown_it")
-    html = (
-        markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown(name))
-    )
+    html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown(name))
     for tag in ("<a", "<img", "<script", "<code", "<h1", "<em", "<strong", "<table", "<br"):
         assert tag not in html
     assert "\n" not in markdown(name)
