@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.store.access import Access
+from tasks.store.error_codes import NIGHTLY, RetryRule, asked_codes
 from tasks.store.ledger import RunStatus
 from tasks.store.uris import WEB, parse
 
@@ -44,6 +45,11 @@ class Execution(BaseModel):
     allow_root: tuple[str, ...] = Field(
         (), description="further places a manifest may name: folders, buckets, and sites of a private network"
     )
+    retry_failed: str | None = Field(
+        None,
+        description="failed photos that are tried again, whatever the number of attempts: all, or error codes separated "
+        "by commas; none = those that another try may cure, three times at most",
+    )
     report: bool = Field(True, description="write report/ at the end")
     prefect: bool | None = Field(
         None,
@@ -72,6 +78,16 @@ class Execution(BaseModel):
         if any(parse(root).signed for root in roots):
             raise ValueError("allow_root takes folders and sites, without a signature")
         return roots
+
+    @field_validator("retry_failed")
+    @classmethod
+    def _known_codes(cls, codes: str | None) -> str | None:
+        asked_codes(codes or "")
+        return codes
+
+    def retry_rule(self) -> RetryRule:
+        """Which failed photos are planned again."""
+        return NIGHTLY if self.retry_failed is None else RetryRule(asked=asked_codes(self.retry_failed))
 
     def with_site_of(self, source: str) -> Self:
         """The same with leave to read the place of a source on the web, which may be private if the operator names it."""

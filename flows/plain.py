@@ -66,7 +66,7 @@ def nothing_new(
     if ledger.open_shards():
         return None
     photos = list_photos(source, output=output, access=execution.access(), passed=passed)
-    return None if ledger.plan_new(photos, config.shard_size) else ledger.status()
+    return None if ledger.plan_new(photos, config.shard_size, retry=execution.retry_rule()) else ledger.status()
 
 
 def wants_prefect(execution: Execution) -> bool:
@@ -91,16 +91,27 @@ def _run_plainly(source: str, output: str, config: RunConfig, execution: Executi
     """Plan, process, report; None, with the plan made, if there is more to do than ``MAX_SHARDS`` and nobody ruled Prefect out."""
     from tasks import steps  # here: with the model's libraries
 
-    planned = steps.plan(source, output, config, execution.access())
-    ledger = Ledger(open_store(output))
-    todo = ledger.open_shards()
+    planned = steps.plan(source, output, config, execution.access(), execution.retry_rule())
+    todo = Ledger(open_store(output)).open_shards()
     if execution.prefect is None and len(todo) > MAX_SHARDS:
         return None
     if planned["passed_over"]:
         log.info("passed over: %s", PassedOver(planned["passed_over"]))
     log.info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
-    PROGRESS.add("expected", planned["planned"] - planned["committed"])
-    ended = list(_process_all(todo, output, config, execution, begin_run()))
+    return {**finish_open(output, config, execution), "passed_over": planned["passed_over"]}
+
+
+def finish_open(output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
+    """Process the open shards and report; the counts of the run and of the output.
+
+    Raises TooManyFailures or Incomplete after everything that can be done is done.
+    """
+    from tasks import steps  # here: with the model's libraries
+
+    ledger = Ledger(open_store(output))
+    before = ledger.status()
+    PROGRESS.add("expected", before.planned - before.committed)
+    ended = list(_process_all(ledger.open_shards(), output, config, execution, begin_run()))
     done = [one.done for one in ended if one.done is not None]
     history = ledger.history()
     ledger.checkpoint(history)
@@ -109,7 +120,7 @@ def _run_plainly(source: str, output: str, config: RunConfig, execution: Executi
         steps.report(output)
     counts, errors = totals(done), [str(one.error) for one in ended if one.error is not None]
     judge(counts, status, errors, execution.max_failed_fraction)
-    return {**vars(status), **counts, "passed_over": planned["passed_over"]}
+    return {**vars(status), **counts}
 
 
 def _process_all(

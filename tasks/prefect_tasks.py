@@ -15,6 +15,7 @@ from tasks import steps
 from tasks.config import RunConfig, RunOrigin
 from tasks.shard.process import ShardSummary
 from tasks.store.access import SOURCE_ONLY, Access
+from tasks.store.error_codes import NIGHTLY, RetryRule
 
 
 def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -28,12 +29,14 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="plan", timeout_seconds=4 * 3600)
-def plan(source: str, output: str, config: RunConfig, access: Access = SOURCE_ONLY) -> dict[str, Any]:
-    """Check the configuration, make the output ours and plan the photos that no plan has claimed yet.
+def plan(
+    source: str, output: str, config: RunConfig, access: Access = SOURCE_ONLY, retry: RetryRule = NIGHTLY
+) -> dict[str, Any]:
+    """Check the configuration, make the output ours and plan what is new and the failed photos that ``retry`` admits.
 
     Raises ValueError or StoreError before any photo is touched.
     """
-    return steps.plan(source, output, config, access)
+    return steps.plan(source, output, config, access, retry)
 
 
 @task(

@@ -16,6 +16,7 @@ from tasks.shard.method import check_model, inversion_method
 from tasks.shard.model_cache import model_for
 from tasks.shard.process import ShardSummary, process_shard, versions
 from tasks.store.access import SOURCE_ONLY, Access
+from tasks.store.error_codes import NIGHTLY, RetryRule
 from tasks.store.errors import StoreError
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
@@ -44,8 +45,10 @@ def check(config: RunConfig) -> None:
         check_model(config, model)
 
 
-def plan(source: str, output: str, config: RunConfig, access: Access = SOURCE_ONLY) -> dict[str, Any]:
-    """Check the configuration, make the output ours and plan the photos that no plan has claimed yet.
+def plan(
+    source: str, output: str, config: RunConfig, access: Access = SOURCE_ONLY, retry: RetryRule = NIGHTLY
+) -> dict[str, Any]:
+    """Check the configuration, make the output ours and plan what is new and the failed photos that ``retry`` admits.
 
     Raises ValueError or StoreError before any photo is touched.
     """
@@ -53,7 +56,8 @@ def plan(source: str, output: str, config: RunConfig, access: Access = SOURCE_ON
     ledger = Ledger(open_store(output))
     ledger.create_run(config.identity(), versions())
     passed = PassedOver()
-    added = ledger.plan_new(list_photos(source, output=output, access=access, passed=passed), config.shard_size)
+    photos = list_photos(source, output=output, access=access, passed=passed)
+    added = ledger.plan_new(photos, config.shard_size, retry=retry)
     status = ledger.status()
     return {
         "plans_added": added,

@@ -24,6 +24,7 @@ from flows.cli.terminal import (
     Model,
     Output,
     Prompt,
+    RetryFailed,
     Seed,
     Set,
     Source,
@@ -147,6 +148,7 @@ def dehaze(
         str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")
     ] = None,
     max_failed: MaxFailed = 0.05,
+    retry_failed: RetryFailed = None,
     report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
     set_: Set = None,
     execute: Execute = None,
@@ -168,6 +170,7 @@ def dehaze(
         execute,
         reference=reference,
         max_failed_fraction=max_failed,
+        retry_failed=retry_failed,
         report=report,
         allow_http=allow_http,
         allow_root=allow_root,
@@ -202,6 +205,7 @@ def edit(
     ] = False,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
+    retry_failed: RetryFailed = None,
     set_: Set = None,
     execute: Execute = None,
     allow_http: AllowHttp = None,
@@ -220,7 +224,9 @@ def edit(
         cross_replace=cross_replace, self_replace=self_replace, reweight=reweight, attention_maps=attention_maps,
         seed=seed, mask=mask_runs(mask), metadata=metadata,
     )  # fmt: skip
-    execution = settings_of(execute, max_failed_fraction=max_failed, allow_http=allow_http, allow_root=allow_root)
+    execution = settings_of(
+        execute, max_failed_fraction=max_failed, retry_failed=retry_failed, allow_http=allow_http, allow_root=allow_root
+    )
     run("edit", source, output, settings, execution, as_json, verbose)
 
 
@@ -234,6 +240,7 @@ def invert(
     steps: Steps = None,
     tolerance: Tolerance = None,
     max_failed: MaxFailed = 0.05,
+    retry_failed: RetryFailed = None,
     set_: Set = None,
     execute: Execute = None,
     allow_http: AllowHttp = None,
@@ -250,7 +257,9 @@ def invert(
         num_inference_steps=steps,
         tolerance=tolerance,
     )
-    execution = settings_of(execute, max_failed_fraction=max_failed, allow_http=allow_http, allow_root=allow_root)
+    execution = settings_of(
+        execute, max_failed_fraction=max_failed, retry_failed=retry_failed, allow_http=allow_http, allow_root=allow_root
+    )
     run("invert", source, output, settings, execution, as_json, verbose)
 
 
@@ -275,6 +284,7 @@ def restore(
     invention_map: Annotated[bool, typer.Option(help="keep a map of what was invented, in the rows")] = False,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
+    retry_failed: RetryFailed = None,
     set_: Set = None,
     execute: Execute = None,
     as_json: AsJson = False,
@@ -289,8 +299,41 @@ def restore(
         pretrained_model_name_or_path=model, num_inference_steps=steps, tolerance=tolerance, noise_level=noise_level,
         invention_map=invention_map or None, seed=seed,
     )  # fmt: skip
-    execution = settings_of(execute, max_failed_fraction=max_failed)
+    execution = settings_of(execute, max_failed_fraction=max_failed, retry_failed=retry_failed)
     run("restore", source, output, settings, execution, as_json, verbose)
+
+
+@app.command()
+def retry(
+    output: Output,
+    code: Annotated[
+        str,
+        typer.Option(metavar="CODES", help="which: all, or error codes separated by commas, 'truncated,unreadable'"),
+    ] = "all",
+    max_failed: MaxFailed = 0.05,
+    set_: Set = None,
+    execute: Execute = None,
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Try failed photos of an output again, with its own settings and from its own plans; former rows stay.
+
+    Works in this process. With several devices, or under Prefect, take the operation's own command with --retry-failed.
+    """
+    execution = settings_of(execute, max_failed_fraction=max_failed, allow_http=allow_http, allow_root=allow_root)
+    settings = settings_of(set_)
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
+    with plain_errors(), progress_bar(shown=not as_json and console.is_terminal):
+        from flows.execution import Execution
+        from flows.retry import retry as try_again
+        from tasks.store.error_codes import RetryRule, asked_codes
+
+        rule = RetryRule(asked=asked_codes(code))
+        summary = try_again(output, rule, settings, Execution(**execution))
+    show_summary(output, summary, as_json, execution.get("report", True))
 
 
 def mask_runs(picture: str | None) -> list[int] | None:

@@ -46,6 +46,14 @@ Steps = Annotated[int | None, typer.Option(help="DDIM steps")]
 Tolerance = Annotated[float | None, typer.Option(help="RMS at which a fixed point counts as found")]
 Seed = Annotated[int | None, typer.Option(help="seed of everything drawn")]
 Metadata = Annotated[str | None, typer.Option(help="metadata of the pictures: keep, no-location, none")]
+RetryFailed = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODES",
+        help="try failed photos again: all, or error codes separated by commas; without the option those of the "
+        "source's or the machine's failures, three times at most",
+    ),
+]
 MaxFailed = Annotated[float, typer.Option(help="fraction of failed photos above which the run fails")]
 Prompt = Annotated[str | None, typer.Option(help="what the photos show; a manifest may say it per photo")]
 InversionMethod = Annotated[str | None, typer.Option(help="inversion method")]
