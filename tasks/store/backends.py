@@ -212,18 +212,31 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+ANONYMOUS, REQUESTER_PAYS = "FIXPOINT_S3_ANONYMOUS", "FIXPOINT_S3_REQUESTER_PAYS"
+"""Settings of the environment: names of buckets with commas between, or * for all."""
+
+
+def _is_named(bucket: str, setting: str) -> bool:
+    """Whether a setting of the environment names the bucket."""
+    return not {bucket, "*"}.isdisjoint(name.strip() for name in os.environ.get(setting, "").split(","))
+
+
 class S3Backend:
-    """A prefix of a bucket, through the client of s3fs with all of its and botocore's own retries left out."""
+    """A prefix of a bucket, through the client of s3fs with all of its and botocore's own retries left out.
+
+    Credentials, profile, region and endpoint are found as botocore finds them, and ``AWS_REGION`` counts too.
+    """
 
     def __init__(self, location: Address, policy: RetryPolicy) -> None:
         env = os.environ
+        self._always = {"RequestPayer": "requester"} if _is_named(location.bucket, REQUESTER_PAYS) else {}
         self.bucket, self.prefix = location.bucket, (location / "").path
         self._seconds = policy.object_timeout
         self._fs = fsspec.filesystem(
             "s3",
             skip_instance_cache=True,
             use_listings_cache=False,
-            endpoint_url=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+            **({"anon": True} if _is_named(location.bucket, ANONYMOUS) else {}),
             client_kwargs={"region_name": env["AWS_REGION"]} if env.get("AWS_REGION") else {},
             config_kwargs={
                 "retries": {"total_max_attempts": 1},
@@ -238,7 +251,7 @@ class S3Backend:
 
         async def once() -> dict[str, Any]:
             client = await self._fs.set_session()
-            reply: dict[str, Any] = await getattr(client, method)(Bucket=self.bucket, **arguments)
+            reply: dict[str, Any] = await getattr(client, method)(Bucket=self.bucket, **self._always, **arguments)
             if "Body" in reply:
                 async with reply["Body"] as body:
                     reply["Body"] = await _read_body(body, max_bytes, show(str(arguments.get("Key"))))

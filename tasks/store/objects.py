@@ -15,7 +15,7 @@ from tasks.store.errors import InvalidLocation, NotExclusive, NotFound
 from tasks.store.retry import Kind, RetryPolicy, Vanished, kind_of, with_retries
 from tasks.store.uris import WEB, Address, Shown, parse
 
-__all__ = ["Entry", "PutOutcome", "Store", "open_store", "read_uri"]
+__all__ = ["Entry", "PutOutcome", "Store", "open_store", "read_uri", "stat_uri"]
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,9 @@ def _check_key(key: str) -> None:
 def open_store(url: str, policy: RetryPolicy | None = None) -> Store:
     """The store at a local folder, file://, s3://, gs://, az:// or memory:// URL.
 
-    Credentials and endpoint come from the environment only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE,
-    AWS_REGION, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, and what gcsfs and adlfs read. Nothing is contacted yet.
+    Credentials and endpoint come from the environment only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE with
+    the files it names, AWS_REGION, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, FIXPOINT_S3_ANONYMOUS and
+    FIXPOINT_S3_REQUESTER_PAYS (names of buckets), and what gcsfs and adlfs read. Nothing is contacted yet.
 
     Raises:
         InvalidLocation: if the URL is not allowed.
@@ -192,12 +193,20 @@ def read_uri(
         from tasks.store import web
 
         return web.read_web(address, access, policy or web.PATIENCE, max_bytes)
-    bucket = Address(address.scheme, address.bucket, "")
-    return _read(
-        *((bucket, address.path) if address.bucket else (address.parent, address.path.rpartition("/")[2])),
-        policy,
-        max_bytes,
-    )
+    return _read(*_rooted(address), policy, max_bytes)
+
+
+def stat_uri(address: Address) -> Entry | None:
+    """Size and entity tag of one object, or None if it is not there. Raises StoreError."""
+    root, key = _rooted(address)
+    return _shared_store(root, None).stat(key)
+
+
+def _rooted(address: Address) -> tuple[Address, str]:
+    """Root and key of an object: its bucket with the whole key, in which slashes may stand anywhere, or its folder."""
+    if address.bucket:
+        return Address(address.scheme, address.bucket, ""), address.path
+    return address.parent, address.path.rpartition("/")[2]
 
 
 def read_under(folder: str, key: str, policy: RetryPolicy | None = None, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -211,8 +220,12 @@ def read_under(folder: str, key: str, policy: RetryPolicy | None = None, *, max_
 
 
 def _read(root: Address, key: str, policy: RetryPolicy | None, max_bytes: int) -> bytes:
+    return _shared_store(root, policy).get(key, max_bytes)
+
+
+def _shared_store(root: Address, policy: RetryPolicy | None) -> Store:
     policy = policy or RetryPolicy()
-    return Store(root, _shared_backend(root, policy, _credentials()), policy).get(key, max_bytes)
+    return Store(root, _shared_backend(root, policy, _environment()), policy)
 
 
 def _refuse_web(location: Address) -> None:
@@ -223,10 +236,11 @@ def _refuse_web(location: Address) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def _shared_backend(root: Address, policy: RetryPolicy, credentials: tuple[str, ...]) -> Backend:
-    """One connection pool a bucket, a new one when the credentials in the environment change."""
+def _shared_backend(root: Address, policy: RetryPolicy, environment: tuple[str, ...]) -> Backend:
+    """One connection pool a bucket, a new one when its settings in the environment change."""
     return open_backend(root, policy)
 
 
-def _credentials() -> tuple[str, ...]:
-    return tuple(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("AWS_"))
+def _environment() -> tuple[str, ...]:
+    ours = ("AWS_", "FIXPOINT_S3_")
+    return tuple(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(ours))

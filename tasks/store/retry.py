@@ -143,6 +143,13 @@ def with_retries(policy: RetryPolicy, what: str, call: Callable[[], T]) -> T:
         raise explained from (error if redact(str(error)) == str(error) else None)
 
 
+OPEN_BUCKETS = (
+    ". A public bucket is read without any if FIXPOINT_S3_ANONYMOUS names it, one whose readers pay if "
+    "FIXPOINT_S3_REQUESTER_PAYS does"
+)
+"""Advice for S3."""
+
+
 def _explain(error: Exception, what: str, policy: RetryPolicy) -> StoreError:
     reason = redact(f"{type(error).__name__}: {error}")
     match kind_of(error):
@@ -153,6 +160,7 @@ def _explain(error: Exception, what: str, policy: RetryPolicy) -> StoreError:
         case Kind.DENIED:
             return AccessDenied(
                 f"{what}: access denied ({reason}); check the credentials in the environment and the rights they give"
+                + (OPEN_BUCKETS if "s3://" in what else "")
             )
         case Kind.FULL:
             return StoreFull(f"{what}: no space or not writable ({reason}); free some, then repeat the command")

@@ -7,7 +7,7 @@ import hashlib
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.bounded import MAX_BYTES
 from tasks.store.errors import StoreError, StoreUnavailable
-from tasks.store.objects import Entry, open_store, read_uri
+from tasks.store.objects import Entry, open_store, read_uri, stat_uri
 from tasks.store.planned import PlannedPhoto
 from tasks.store.uris import WEB, Address, parse
 
@@ -57,7 +57,7 @@ def _tag(planned: PlannedPhoto, address: Address, data: bytes, before: Entry | N
 
 def _stat(address: Address) -> Entry | None:
     try:
-        return open_store(address.parent.uri).stat(address.path.rpartition("/")[2])
+        return stat_uri(address)
     except StoreError:
         return None
 
