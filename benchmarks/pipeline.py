@@ -146,7 +146,7 @@ def run(job: Job, folder: str, output: str, count: int, unet: Any, shard_size: i
         num_inference_steps=job.steps,
         batch_size=job.batch_size,
         shard_size=shard_size,
-        dehaze_variant="prior-weighted",
+        dehaze_variant="regenerate",
     )
     ledger = Ledger(open_store(str(Path(folder, output))))
     ledger.create_run(config.identity())

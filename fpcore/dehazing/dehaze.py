@@ -36,6 +36,8 @@ from fpcore.inversion.schedule import Schedule
 from fpcore.models.model import Model
 from fpcore.stopwatch import Stopwatch
 
+BY_PLACE = "clear … dense haze by place"
+"""What rows call the source prompt when there is not one but a mixture of several at each place."""
 Variant = Literal["words-by-place", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
 PAPER_WORDS = ("haze", "")
 PAPER_GUIDANCE = 7.5
@@ -171,7 +173,7 @@ def _words_by_place(
     back.rows = away.rows
     z = sample(back, schedule, inversion.latents, batch_size=s.batch_size, should_stop=stop)
     watch("sample")
-    said = "clear … dense haze by place" if s.prompt is None and len(levels) > 2 else s.prompt or "haze by place"
+    said = BY_PLACE if s.prompt is None else s.prompt
     return _Run(_decoded(model, z, watch), inversion, [len(schedule)] * count, (said, target), back.rows)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from fpcore.dehazing.haze_estimate import HazeView
+from fpcore.dehazing.haze_estimate import HazeView, view_photograph
 from fpcore.inversion.invert import Cancelled
 from fpcore.models.model import Model
 from fpcore.models.rows import auto_batch_size
@@ -78,6 +78,8 @@ def _check_computation(group: Group, config: RunConfig, model: Model | None, sho
     planned = group.photos[0].planned
     grey = Loaded(PlannedPhoto(planned.shard, planned.row, planned.key, planned.uri))
     grey.small = np.full((3, *group.size), 0.5, np.float32)
+    if group.photos[0].view is not None:
+        grey.view = view_photograph(np.full((*group.size, 3), 128, np.uint8))
     grey.depth = None if group.photos[0].depth is None else np.full(group.size, 0.5, np.float32)
     _evaluate(Group(group.size, [grey]), config, model, should_stop)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpcore.dehazing.dehaze import BY_PLACE, PAPER_WORDS
 from fpcore.inversion.convergence import fixed_point_map, multi_start
 from fpcore.inversion.oom import OOMBackoff
 from fpcore.inversion.schedule import Schedule
@@ -33,12 +34,12 @@ def add_paths(model: Model, config: RunConfig, outcomes: list[Outcome | None]) -
 def path_rows(model: Model, config: RunConfig, outcome: Outcome) -> list[dict[str, Any]]:
     """Entries of ``paths`` for one photo: its first inversion step, and the last where its latent was kept.
 
-    Path 0 starts at z_{t-1}, the others at z_{t-1} + n, n ~ N(0, I), all under the row's source prompt; ``x`` and ``y``
-    are coordinates along the two directions in which the paths vary most, seen from where path 0 ends.
+    Path 0 starts at z_{t-1}, the others at z_{t-1} + n, n ~ N(0, I), all under the row's source prompt, ``haze`` where
+    words were weighted by place; ``x`` and ``y`` are coordinates along the two directions in which the paths vary most, seen from where path 0 ends.
     """
     start = model.latents_of(pad(outcome.source[None], model))[0]
     schedule = Schedule.from_scheduler(model.scheduler_for(start), config.num_inference_steps)
-    predict = OOMBackoff(model.under(model.embed([outcome.columns.prompt or ""])))
+    predict = OOMBackoff(model.under(model.embed([_source(outcome.columns.prompt)])))
     first, last = int(schedule.real[0]), int(schedule.real[-1])
     starts = {first: start}
     latent = outcome.columns.latent
@@ -54,6 +55,10 @@ def path_rows(model: Model, config: RunConfig, outcome: Outcome) -> list[dict[st
         for table in tables
         for row in zip(*(table[name].tolist() for name in names), strict=True)
     ]
+
+
+def _source(prompt: str | None) -> str:
+    return PAPER_WORDS[0] if prompt == BY_PLACE else prompt or ""
 
 
 def _before(predict: OOMBackoff, schedule: Schedule, step: int, z: Tensor) -> Tensor:

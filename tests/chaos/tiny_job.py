@@ -60,7 +60,7 @@ def rows(ledger: Ledger, shard: ShardId) -> pa.Table:
     for planned in ledger.read_plan_shard(*shard).to_pylist():
         base = {"plan": shard.plan, "shard": shard.shard, "row": planned["row"], "key": planned["key"]}
         if planned["size"] % 10 == 9:
-            made.append({**base, "status": "failed", "error_code": "unreadable", "error_message": "not an image"})
+            made.append({**base, "status": "failed", "error_code": "not-an-image", "error_message": "not an image"})
             continue
         data = picture(planned["key"], attempt)
         stored = ledger.put_picture(planned["key"], data, ".jpg")

@@ -6,13 +6,13 @@ from tests.chaos.check_output import check
 from tests.flows.test_main_job import fixpoint, rows
 from tests.photographs import write_photos
 
-STEPS = 8
+STEPS = 10
 
 
 def test_the_exact_sampler_gives_photos_back_at_one_evaluation_a_step(tmp_path: Path, prefect_api: str) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     write_photos(photos, 3)
-    options = ["--steps", str(STEPS), "--set", "sampler=o-belm", "--json"]
+    options = ["--steps", str(STEPS), "--set", "sampler=bdia", "--json"]
     assert fixpoint("invert", str(photos), str(out), *options)[0] == 0
     assert check(str(out)) == []
     for row in rows(out):

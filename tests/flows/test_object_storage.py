@@ -69,14 +69,14 @@ def test_bucket_to_bucket_leaves_no_trace_of_the_credentials(
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
 def test_a_run_that_is_refused_shows_no_credentials(bucket: str, prefect_api: str, tmp_path: Path, name: str) -> None:
-    """Canary: a wrong key is in no message, no traceback at debug level and nowhere in Prefect's database."""
+    """Canary: a wrong key is in no message, in no log at debug level and nowhere in Prefect's database."""
     canary = "CANARY0123456789ABCDEF"
     environment = {**os.environ, name: canary, "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
     line = [sys.executable, "-m", "flows.cli", "dehaze", f"{bucket}/photos", f"{bucket}/refused", "--verbose", *FAST]
     done = subprocess.run(line, env=environment, capture_output=True, timeout=240)
     assert done.returncode == 2, done.stderr.decode()[-3000:]
     assert b"check the credentials" in done.stderr, "the message names the fix"
-    assert b"Traceback" in done.stderr, "at debug level Prefect logs where the error came from"
+    assert b"DEBUG" in done.stderr or b"INFO" in done.stderr, "the libraries' own logs were on"
     assert canary.encode() not in done.stdout + done.stderr
     database = list(Path(os.environ["PREFECT_HOME"]).rglob("*.db*"))
     assert database
