@@ -35,7 +35,8 @@ def path_rows(model: Model, config: RunConfig, outcome: Outcome) -> list[dict[st
     """Entries of ``paths`` for one photo: its first inversion step, and the last where its latent was kept.
 
     Path 0 starts at z_{t-1}, the others at z_{t-1} + n, n ~ N(0, I), all under the row's source prompt, ``haze`` where
-    words were weighted by place; ``x`` and ``y`` are coordinates along the two directions in which the paths vary most, seen from where path 0 ends.
+    words were weighted by place; ``x`` and ``y`` are coordinates along the two directions in which the paths vary most,
+    seen from where path 0 ends.
     """
     start = model.latents_of(pad(outcome.source[None], model))[0]
     schedule = Schedule.from_scheduler(model.scheduler_for(start), config.num_inference_steps)
