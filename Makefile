@@ -5,6 +5,8 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 SOURCE ?= demo/photos
 OUTPUT ?= demo/output
+MINUTES ?= 10
+SEED ?= 0
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.installed-for-the-demo
 PIP := $(PY) -m pip install --quiet --constraint constraints.txt
@@ -14,7 +16,7 @@ PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: install demo demo-s3 quick test coverage check docs chaos clean
+.PHONY: install demo demo-s3 quick test coverage check docs chaos fuzz clean
 
 install: $(STAMP)
 
@@ -47,6 +49,9 @@ coverage: $(STAMP)  ## which lines the tests reach; the figure stands in CONTRIB
 
 chaos: $(STAMP)  ## the long fault tests
 	$(PY) -m pytest -m chaos -s
+
+fuzz: $(STAMP)  ## mutated photos, manifests, addresses, Parquet and settings for MINUTES; what breaks is kept in build/fuzz
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz.run $(MINUTES) $(SEED)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter, ValidationError
 
+from tasks.store.errors import Corrupt
 from tasks.store.schema import STAGES
 
 COUNTED = ("row", "status", "error_code", "verdict", "nfe", "timings", "source_size", "source_etag")
@@ -101,11 +103,22 @@ def _replaced(rows: pa.Table, planned: pa.Table) -> list[Replaced]:
     ]
 
 
-def facts_from(footer: dict[str, Any]) -> ShardFacts | None:
-    """The facts that a commit's footer holds; None if the version that wrote it did not put them there."""
+def facts_from(footer: dict[str, Any], name: str) -> ShardFacts | None:
+    """The facts that the footer of the commit ``name`` holds; None if the version that wrote it did not put them there.
+
+    Raises:
+        Corrupt: if they are not what a footer holds.
+    """
     if "failures" not in footer:
         return None
-    totals = Totals(**{name: footer[name] for name in Totals.__dataclass_fields__})
-    failures = tuple(Failure(*entry) for entry in footer["failures"])
-    replaced = tuple(Replaced(*entry) for entry in footer["replaced"])
-    return ShardFacts(totals, failures, replaced, footer.get("run_id"))
+    told = {key: footer[key] for key in ("failures", "replaced", "run_id") if key in footer}
+    totals = {key: footer[key] for key in Totals.__dataclass_fields__ if key in footer}
+    try:
+        return _FACTS.validate_python({"totals": totals, **told})
+    except ValidationError as error:
+        raise Corrupt(
+            f"{name} has a footer that Fixpoint did not write: remove it or restore it from a copy"
+        ) from error
+
+
+_FACTS = TypeAdapter(ShardFacts)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 
 from tasks.store.error_codes import RetryRule
 from tasks.store.facts import ShardFacts, Totals
@@ -190,7 +191,7 @@ class History:
             planned=footer["planned"],
             shards=footer["shards"],
             open_shards=tuple(ShardId(*shard) for shard in footer["open_shards"]),
-            totals=Totals(**footer["totals"]),
+            totals=TypeAdapter(Totals).validate_python(footer["totals"]),
         )
 
 
@@ -222,13 +223,15 @@ def _photos(news: PlanNews, states: list[str]) -> Photos:
         for row, code in facts.failures:
             if code not in states:
                 states.append(code)
-            photos["state"][place[shard, row]] = states.index(code)
+            if (shard, row) in place:  # or the footer speaks of rows that no plan has: ``verify`` names it
+                photos["state"][place[shard, row]] = states.index(code)
     return np.concatenate([photos, _replaced(news, photos, place)])
 
 
 def _replaced(news: PlanNews, photos: Photos, place: dict[tuple[int, int], int]) -> Photos:
     """Photos that were read in another version than the planned one: that version is done, too."""
-    found = [(place[shard, one.row], one) for shard, facts in news.facts.items() for one in facts.replaced]
+    replaced = [(shard, one) for shard, facts in news.facts.items() for one in facts.replaced]
+    found = [(place[shard, one.row], one) for shard, one in replaced if (shard, one.row) in place]
     if not found:
         return photos[:0]
     again: Photos = photos[[index for index, _ in found]].copy()

@@ -221,6 +221,10 @@ class Ledger:
         """Rows and shards of a plan, from its footer."""
         if plan not in self._plan_sizes:
             footer = self._footer(plan_key(plan))
+            counts = {name: footer.get(name) for name in ("rows", "shards")}
+            if not all(isinstance(count, int) and count >= 0 for count in counts.values()):
+                name = self.store.shown(plan_key(plan))
+                raise Corrupt(f"{name} has a footer that Fixpoint did not write: restore it from a copy")
             self._plan_sizes[plan] = {"rows": footer["rows"], "shards": footer["shards"]}
         return self._plan_sizes[plan]
 
@@ -303,7 +307,7 @@ class Ledger:
 
     def _facts(self, shard: ShardId, plan: pa.Table | None) -> ShardFacts:
         """From the footer; from the rows where an older version did not put it there."""
-        if (facts := facts_from(self._footer(shard.key))) is not None:
+        if (facts := facts_from(self._footer(shard.key), str(self.store.shown(shard.key)))) is not None:
             return facts
         planned = self.read_plan_shard(*shard) if plan is None else _of_shard(plan, shard.shard)
         return facts_of(self.read_shard(*shard, list(COUNTED)), planned)
@@ -312,7 +316,7 @@ class Ledger:
         """The newest checkpoint that can be read, or an empty history. Kept, for a checkpoint never changes."""
         for key in checkpoint_keys(entry.key for entry in self.store.list("checkpoints/")):
             if self._kept is None or self._kept[0] != key:
-                with contextlib.suppress(Corrupt, NotFound, UnknownSchema, KeyError, TypeError):
+                with contextlib.suppress(Corrupt, NotFound, UnknownSchema):
                     self._kept = key, self._read_checkpoint(key)
             if self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
@@ -320,7 +324,11 @@ class Ledger:
 
     def _read_checkpoint(self, key: str) -> History:
         name, data = str(self.store.shown(key)), self.store.get(key)
-        return History.restored(parquet.decode(data, name, CHECKPOINT), parquet.read_footer(data, name))
+        table, footer = parquet.decode(data, name, CHECKPOINT), parquet.read_footer(data, name)
+        try:
+            return History.restored(table, footer)
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise Corrupt(f"{name} is no checkpoint of this version: remove it, it is made anew") from error
 
     def is_true(self, key: str) -> bool:
         """Whether a checkpoint says what its plans and those commits say that it counts with, all read anew.
@@ -385,8 +393,9 @@ class Ledger:
         facts = facts_of(table, planned)
         data = parquet.encode(table, {**footer, "attempt_id": uuid.uuid4().hex, **facts.footer()})
         outcome = self.store.put_new(ShardId(plan, shard).key, data)
-        standing = parquet.read_footer(outcome.standing, ShardId(plan, shard).key)
-        return CommitOutcome(outcome.won, standing["attempt_id"], facts_from(standing) or facts)
+        name = str(self.store.shown(ShardId(plan, shard).key))
+        standing = parquet.read_footer(outcome.standing, name)
+        return CommitOutcome(outcome.won, standing["attempt_id"], facts_from(standing, name) or facts)
 
     def check_shard(self, plan: int, shard: int) -> pa.Table:
         """Read a commit in full and compare its rows with the plan's; the rows.
@@ -399,7 +408,7 @@ class Ledger:
         """
         table, planned = self.read_shard(plan, shard), self.read_plan_shard(plan, shard)
         _check_rows(table, planned, plan, shard)
-        told = facts_from(self.shard_footer(plan, shard))
+        told = facts_from(self.shard_footer(plan, shard), str(self.store.shown(ShardId(plan, shard).key)))
         if told is not None and told.footer() != facts_of(table, planned).footer():
             raise ValueError("Its footer counts otherwise than its rows do: restore the shard from a copy")
         return table

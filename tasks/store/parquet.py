@@ -77,7 +77,9 @@ def _metadata(data: bytes, name: str) -> dict[bytes, bytes]:
 def _footer(metadata: dict[bytes, bytes], name: str) -> dict[str, Any]:
     try:
         footer: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
-    except (KeyError, ValueError) as error:
+        if not isinstance(footer, dict):
+            raise TypeError("no object")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise Corrupt(f"{name} was not written by Fixpoint, or its footer is damaged: remove or restore it") from error
     if footer.get("schema_version") != SCHEMA_VERSION:
         raise UnknownSchema(

@@ -33,6 +33,9 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+_KINDS = {"configuration": dict, "configuration_digest": str, "versions": dict, "created_at": str}
+
+
 def render_run(configuration: dict[str, Any], versions: dict[str, str]) -> bytes:
     """The bytes of run.json. Raises ValueError or TypeError if the configuration is not plain JSON."""
     body = {
@@ -57,7 +60,8 @@ def parse_run(data: bytes, name: str, *, created: bool = False) -> RunRecord:
         digest = body.pop("sha256")
         version = body["schema_version"]
         intact = canonical({**body, "sha256": digest}) == data and digest_of(body) == digest
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        intact &= all(isinstance(body[name], kind) for name, kind in _KINDS.items())
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise Corrupt(f"{name} is damaged: restore it from a copy, or start with a new output folder") from error
     if not intact:
         raise Corrupt(f"{name} is damaged: restore it from a copy, or start with a new output folder")

@@ -123,11 +123,13 @@ def parse(url: str) -> Address:
         raise InvalidLocation(
             "The location is empty or holds a NUL character: give a folder or a URL like s3://bucket/p"
         )
+    if not _encodable(url):
+        raise InvalidLocation(f"{show(url)} holds half a character, which no name can: write it in UTF-8")
     match = _SCHEME.fullmatch(url)
     if "::" in url.split("/", 1)[0]:
         raise InvalidLocation(f"Chained URLs are not supported: give the inner location of {show(url)} directly")
     if match is None:
-        return Address("file", "", str(Path(url).expanduser().absolute()))
+        return Address("file", "", str(_at_home(url).absolute()))
     scheme, rest = match.group(1).lower(), match.group(2)
     if scheme in WEB:
         return _web(url)
@@ -144,6 +146,22 @@ def parse(url: str) -> Address:
     if scheme == "memory":
         return Address(scheme, "", rest.strip("/"))
     return _bucket(url, scheme, rest)
+
+
+def _encodable(url: str) -> bool:
+    """Whether the text has bytes: of a local path those of a name that is no UTF-8, too."""
+    try:
+        url.encode(errors="strict" if _SCHEME.match(url) else "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidLocation(f"{show(path)} names the home folder of nobody here: write ./{show(path)}") from None
 
 
 def _local(url: str, rest: str) -> Address:
