@@ -46,10 +46,10 @@ class Job:
         """The same with fewer photographs."""
         return replace(self, hazy=self.hazy[:count], clear=self.clear[:count])
 
-    def settings(self, variant: str, chosen: Method = CERTIFIED) -> DehazeSettings:
+    def settings(self, dehazing_method: str, chosen: Method = CERTIFIED) -> DehazeSettings:
         """Ours, as shipped but for the method."""
         return DehazeSettings(
-            variant=variant,  # type: ignore[arg-type]
+            dehazing_method=dehazing_method,  # type: ignore[arg-type]
             method=chosen,
             num_inference_steps=self.steps,
             batch_size=self.batch_size,

@@ -79,7 +79,7 @@ def main() -> None:
     print(f"{len(hazy)} photographs, hazy {before.mean():.2f} dB")
     for spacing, steps, tolerance in CHOICES:
         settings = DehazeSettings(
-            variant="regenerate",
+            dehazing_method="regenerate",
             method=method("certified", tolerance=tolerance),
             num_inference_steps=steps,
             batch_size=16,

@@ -16,7 +16,7 @@ from prefect import flow
 
 from flows.batch import run_batch
 from flows.execution import Execution
-from tasks.config import DehazeVariant, RunConfig
+from tasks.config import DehazingMethod, RunConfig
 
 MEASURES = """
     count(*) FILTER (status = 'ok') AS photos,
@@ -71,41 +71,39 @@ def evaluate_dehaze(
     pairs: list[str],
     output: str,
     config: RunConfig = RunConfig(),
-    variants: list[DehazeVariant] = ["density", "even-veil", "dcp"],  # noqa: B006 (Prefect copies it; the form shows it)
+    methods: list[DehazingMethod] = ["density", "even-veil", "dcp"],  # noqa: B006 (Prefect copies it; the form shows it)
     real: str | None = None,
     clear: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every variant on hazy pairs and real photographs, the first on clear ones; table.json, table.md, table.parquet, sheets.
+    """Run every method on hazy pairs and real photographs, the first on clear ones; table.json, table.md, table.parquet, sheets.
 
     Args:
         pairs: folders with hazy/ and gt/ (RESIDE's layout)
         output: folder that the runs, tables and sheets go to
-        config: what is done to every photo, but for the variant
-        variants: variants of dehazing; the first is also run on the clear sides and on ``clear``
+        config: what is done to every photo, but for the method
+        methods: methods of dehazing; the first is also run on the clear sides and on ``clear``
         real: folder of real hazy photographs without truth
         clear: folder of clear photographs, which are to come back as they are
     """
     sides = [find_pairs(folder) for folder in pairs]
-    first = config.model_copy(update={"dehaze_variant": variants[0]})
+    first = config.model_copy(update={"dehaze_variant": methods[0]})
     rows = []
     for number, (hazy, truth) in enumerate(sides, 1):
         where = f"{output}/pairs-{number}"
-        for variant in variants:
-            chosen = config.model_copy(update={"dehaze_variant": variant})
-            rows.append(
-                _measure(f"{variant}, {pairs[number - 1]}", str(hazy), f"{where}/{variant}", chosen, str(truth))
-            )
-        name = f"{variants[0]}, clear side of {pairs[number - 1]}"
+        for method in methods:
+            chosen = config.model_copy(update={"dehaze_variant": method})
+            rows.append(_measure(f"{method}, {pairs[number - 1]}", str(hazy), f"{where}/{method}", chosen, str(truth)))
+        name = f"{methods[0]}, clear side of {pairs[number - 1]}"
         rows.append(_measure(name, str(truth), f"{where}/clear", first, str(truth)))
-        pictures = sheet(str(hazy), [(v, f"{where}/{v}") for v in variants], truth=truth, most=20)
+        pictures = sheet(str(hazy), [(v, f"{where}/{v}") for v in methods], truth=truth, most=20)
         pictures.save(Path(output) / f"sheet-pairs-{number}.jpg", quality=88)
     if real is not None:
-        for variant in variants:
-            chosen = config.model_copy(update={"dehaze_variant": variant})
-            rows.append(_measure(f"{variant}, real haze", real, f"{output}/real/{variant}", chosen, None))
-        sheet(real, [(v, f"{output}/real/{v}") for v in variants]).save(Path(output) / "sheet-real.jpg", quality=88)
+        for method in methods:
+            chosen = config.model_copy(update={"dehaze_variant": method})
+            rows.append(_measure(f"{method}, real haze", real, f"{output}/real/{method}", chosen, None))
+        sheet(real, [(v, f"{output}/real/{v}") for v in methods]).save(Path(output) / "sheet-real.jpg", quality=88)
     if clear is not None:
-        rows.append(_measure(f"{variants[0]}, clear photographs", clear, f"{output}/clear", first, clear))
+        rows.append(_measure(f"{methods[0]}, clear photographs", clear, f"{output}/clear", first, clear))
     if not rows:
         raise ValueError("nothing to evaluate: name folders of pairs, --real or --clear")
     (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))

@@ -10,7 +10,7 @@ MethodName = Literal[
     "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd", "easyinv", "easyinv-sdxl",
     "spdinv",
 ]  # fmt: skip
-DehazeVariant = Literal[
+DehazingMethod = Literal[
     "density", "words-by-place", "density+words", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted",
     "even-veil", "dcp",
 ]  # fmt: skip
@@ -116,17 +116,17 @@ class RunConfig(BaseModel):
     iterations: int = Field(10, ge=1, le=100, description="iterations of the fixed-count methods")
     damping: float | None = Field(None, gt=0, le=1, description="step towards f(z); none = full")
     anderson: int | None = Field(None, ge=1, le=3, description="Anderson window; none = off")
-    dehaze_variant: DehazeVariant = Field(
-        "density", description="density: take haze off where the map of its density says it is"
+    dehaze_variant: DehazingMethod = Field(
+        "density", description="method of dehazing; density: take haze off where the map of its density says it is"
     )
-    prompt: str | None = Field(None, description="source prompt; dehazing: none = the variant's own")
-    target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the variant's own")
+    prompt: str | None = Field(None, description="source prompt; dehazing: none = the method's own")
+    target_prompt: str | None = Field(None, description="target prompt; dehazing: none = the method's own")
     guidance: GuidanceMode = Field("none", description="how the guidance mismatch is handled when editing")
     guidance_scale: float = Field(
         7.5,
         ge=0,
         le=30,
-        description="classifier-free guidance weight w of editing and of the paper's dehazing variants",
+        description="classifier-free guidance weight w of editing and of the paper's dehazing methods",
     )
     tokens: Literal["refine", "replace", "remove"] = Field(
         "refine", description="editing: how the prompts' tokens are matched; replace is word by word"
@@ -187,9 +187,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_the_operation(self) -> RunConfig:
         if self.depth_folder is not None and (self.operation, self.dehaze_variant) != ("dehaze", "prior-weighted"):
-            raise ValueError(
-                "depth maps are read by the variant prior-weighted only: choose it or leave depth_folder out"
-            )
+            raise ValueError("depth maps are read by --method prior-weighted only: choose it or leave depth_folder out")
         if self.sampler in EXACT_SAMPLERS and self.operation != "invert":
             raise ValueError(
                 f"the sampler {self.sampler} inverts only, its latents are no noise to edit from: leave sampler out"

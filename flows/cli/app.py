@@ -118,15 +118,16 @@ def dehaze(
     source: Source,
     output: Output,
     model: Model = "builtin:haze",
-    variant: Annotated[
+    method: Annotated[
         str | None,
         typer.Option(
-            help="density, words-by-place, density+words, regenerate, fixed-point, nti, nti+fixed-point, prior-weighted"
+            "--method",
+            help="of dehazing: density, words-by-place, density+words, regenerate, fixed-point, nti, nti+fixed-point, "
+            "prior-weighted, even-veil, dcp (the dark channel prior)",
         ),
     ] = None,
-    baseline: Annotated[
-        str | None, typer.Option("--method", help="an inversion method, or dcp: the dark channel prior")
-    ] = None,
+    variant: Annotated[str | None, typer.Option("--variant", hidden=True, help="former name of --method")] = None,
+    inversion: Annotated[str | None, typer.Option(help="inversion method: certified, intra-path, …")] = None,
     steps: Steps = None,
     tolerance: Tolerance = None,
     strength: Annotated[float | None, typer.Option(help="fraction of the edit to apply, 0 to 1")] = None,
@@ -158,10 +159,8 @@ def dehaze(
     verbose: Verbose = False,
 ) -> None:
     """Dehaze photos at their own resolution: find where haze is and how dense, and take it off there."""
-    if baseline == "dcp":
-        variant, baseline = "dcp", None
     settings = settings_of(
-        set_, pretrained_model_name_or_path=model, dehaze_variant=variant, method=baseline, num_inference_steps=steps,
+        set_, pretrained_model_name_or_path=model, dehaze_variant=method or variant, method=inversion, num_inference_steps=steps,
         tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
         mask_folder=masks, depth_folder=depth, metadata=metadata, white_balance=white_balance or None,
         attention_maps=attention_maps or None,

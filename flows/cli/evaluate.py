@@ -18,8 +18,8 @@ app = typer.Typer(no_args_is_help=True, help="The field's protocols as runs, wit
 def dehaze(
     pairs: Annotated[list[str] | None, typer.Argument(help="folders with hazy/ and gt/ (RESIDE's layout)")] = None,
     output: Annotated[str, typer.Option(help="folder that runs, tables and sheets go to")] = "evaluation",
-    variants: Annotated[
-        str, typer.Option(help="comma-separated; the first is also run on clear photographs")
+    methods: Annotated[
+        str, typer.Option(help="comma-separated methods of dehazing; the first is also run on clear photographs")
     ] = "density,even-veil,dcp",
     real: Annotated[str | None, typer.Option(help="folder of real hazy photographs without truth")] = None,
     clear: Annotated[str | None, typer.Option(help="folder of clear photographs, to come back as they are")] = None,
@@ -34,7 +34,7 @@ def dehaze(
         from tasks.config import RunConfig
 
         config = RunConfig(**settings_of(set_, pretrained_model_name_or_path=model))
-        chosen = variants.split(",")
+        chosen = methods.split(",")
         rows = evaluate_dehaze(pairs or [], output, config, chosen, real, clear)  # type: ignore[arg-type]  # the flow checks
     if as_json:
         emit(rows)

@@ -12,8 +12,8 @@ import typer
 from flows.cli.terminal import AsJson, Output, console, plain_errors, progress_bar
 
 What = Literal["fig1", "fig2", "fig6", "table1", "table2"]
-PAPER_METHODS = ("ddim", "intra-path", "inter-path", "certified")
-PAPER_VARIANTS = ("nti", "nti+fixed-point", "fixed-point", "prior-weighted", "density", "dcp")
+INVERSION_METHODS = ("ddim", "intra-path", "inter-path", "certified")
+DEHAZING_METHODS = ("nti", "nti+fixed-point", "fixed-point", "prior-weighted", "density", "dcp")
 PUBLISHED_DEHAZING = {"dcp": (19.13, 0.815), "AOD-Net": (20.29, 0.877), "FFA-Net": (33.57, 0.984)}
 """PSNR, dB, and SSIM on SOTS-outdoor as the literature prints them; not measured here."""
 
@@ -63,18 +63,18 @@ def _editing(output: str, data: str | None, model: str, photos: int, steps: int)
 
     source = data or write_edits(Path(output) / "data", photos)
     config = RunConfig(**{**PIE_BENCH, "pretrained_model_name_or_path": model, "num_inference_steps": steps})
-    return markdown(evaluate_pie_bench(source, output, config, PAPER_METHODS, ("none",), {}))
+    return markdown(evaluate_pie_bench(source, output, config, INVERSION_METHODS, ("none",), {}))
 
 
 def _dehazing(output: str, data: str | None, model: str, photos: int, steps: int) -> str:
-    """The paper's dehazing variants beside ours and the dark channel prior, the published figures, and a sheet."""
+    """The paper's dehazing methods beside ours and the dark channel prior, the published figures, and a sheet."""
     from flows.evaluate import evaluate_dehaze, markdown
     from tasks.config import RunConfig
     from tasks.evaluation.sample_data import write_haze
 
     source = data or write_haze(Path(output) / "data", photos)
     config = RunConfig(pretrained_model_name_or_path=model, num_inference_steps=steps)
-    rows = evaluate_dehaze([source], output, config, list(PAPER_VARIANTS))  # type: ignore[arg-type]  # the flow checks the names
+    rows = evaluate_dehaze([source], output, config, list(DEHAZING_METHODS))  # type: ignore[arg-type]  # the flow checks the names
     empty = dict.fromkeys(rows[0])
     published = [
         {**empty, "run": f"{name} (published, SOTS-outdoor)", "psnr_after": psnr, "ssim_after": ssim}

@@ -1,6 +1,6 @@
 """Text-based unsupervised dehazing (paper §5): invert under haze in words, regenerate without it.
 
-Variants by name:
+Methods by name:
 
 ``words-by-place``     words by place: inverted under the mixture of ``clear`` … ``dense haze`` that the map of haze density
                        says at each position (for Stable Diffusion: of the null text and ``haze``), regenerated under
@@ -38,16 +38,16 @@ from fpcore.stopwatch import Stopwatch
 
 BY_PLACE = "clear … dense haze by place"
 """What rows call the source prompt when there is not one but a mixture of several at each place."""
-Variant = Literal["words-by-place", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
+DehazingMethod = Literal["words-by-place", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted"]
 PAPER_WORDS = ("haze", "")
 PAPER_GUIDANCE = 7.5
 
 
 @dataclass(frozen=True)
 class DehazeSettings:
-    """How a batch is dehazed; prompts None = the variant's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones."""
+    """How a batch is dehazed; prompts None = the method's own, ``guidance_scale`` is used by the Prompt-to-Prompt ones."""
 
-    variant: Variant = "words-by-place"
+    dehazing_method: DehazingMethod = "words-by-place"
     method: Method = method("certified")
     num_inference_steps: int = 10
     prompt: str | None = None
@@ -62,7 +62,7 @@ class Dehazed:
     """M low-resolution pictures.
 
     ``result`` (M, 3, H, W) in [0, 1], not clamped before. ``haze_map`` (M, H, W) in [0, 1]: the haze token's attention where
-    the variant has one, else the density of haze it was told. ``nfe`` (M,) in all. ``seconds`` by stage. ``prompts``: source
+    the method has one, else the density of haze it was told. ``nfe`` (M,) in all. ``seconds`` by stage. ``prompts``: source
     and target in words, for the record. ``rows``: network rows evaluated at once after running out of memory, or None.
     """
 
@@ -93,14 +93,14 @@ def dehaze(
     Raises ValueError for settings that do not fit the model, ``Cancelled`` if ``should_stop`` says so.
     """
     watch = Stopwatch()
-    light = torch.ones(len(pixels), 3) if airlight is None or settings.variant != "words-by-place" else airlight
+    light = torch.ones(len(pixels), 3) if airlight is None or settings.dehazing_method != "words-by-place" else airlight
     light = light.view(-1, 3, 1, 1).to(pixels)
     if density is None:
         density = dark_channel(pixels, patch=max(3, pixels.shape[-1] // 32 | 1))
     latents = model.latents_of(pixels / light)
     schedule = Schedule.from_scheduler(model.scheduler_for(latents), settings.num_inference_steps)
     watch("encode")
-    match settings.variant:
+    match settings.dehazing_method:
         case "words-by-place":
             run = _words_by_place(model, schedule, latents, density, settings, should_stop, watch)
         case "regenerate":
@@ -122,7 +122,7 @@ def dehaze(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a variant returns: pictures (M, 3, H, W), not clamped, and ``nfe`` beyond the inversion's."""
+    """What a method returns: pictures (M, 3, H, W), not clamped, and ``nfe`` beyond the inversion's."""
 
     result: Tensor
     inversion: Inversion
@@ -180,7 +180,7 @@ def _words_by_place(
 def _inverted(predict: OOMBackoff, schedule: Schedule, latents: Tensor, s: DehazeSettings, stop: Stop) -> Inversion:
     return invert(
         predict, schedule, latents, s.method, batch_size=s.batch_size, seeds=[s.seed + i for i in range(len(latents))],
-        keep_trajectory=s.variant.startswith("nti"), should_stop=stop,
+        keep_trajectory=s.dehazing_method.startswith("nti"), should_stop=stop,
     )  # fmt: skip
 
 
@@ -238,12 +238,12 @@ def _prompt_to_prompt(
 ) -> _Run:
     """The paper's Table 2: the haze token's cross-attention is replaced by the null text's under guidance w."""
     words, count = _words(s), len(latents)
-    if s.variant == "nti":
+    if s.dehazing_method == "nti":
         s = replace(s, method=method("ddim"))
     away = _under(model, words[0], count)
     inversion = _inverted(away, schedule, latents, s, stop)
     watch("invert")
-    guidance: Literal["nti", "none"] = "nti" if s.variant.startswith("nti") else "none"
+    guidance: Literal["nti", "none"] = "nti" if s.dehazing_method.startswith("nti") else "none"
     settings = EditSettings(guidance=guidance, guidance_scale=s.guidance_scale, tokens="remove", record_maps=True)
     z, nfe, maps = torch.empty_like(latents), [], []
     for part in torch.arange(count).split(s.batch_size):

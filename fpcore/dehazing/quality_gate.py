@@ -108,7 +108,7 @@ def newly_clipped(source: Tensor, result: Tensor, margin: float = 0.5 / 255) -> 
 
 
 def judge_edit(pixels: Tensor, result: Tensor) -> list[Verdict]:
-    """A verdict for each of M edits of the paper's variants (M, 3, H, W) in [0, 1], which know no haze density.
+    """A verdict for each of M edits of the paper's methods (M, 3, H, W) in [0, 1], which know no haze density.
 
     A result that collapsed is tried again at half strength, one that clips too much is weakened, one that leaves as much in
     the dark channel as there was is not applied.

@@ -66,11 +66,11 @@ class RunFacts:
 
     @property
     def way(self) -> str:
-        """What tells runs apart: the variant of dehazing or the guidance mode of editing, and the inversion method."""
+        """What tells runs apart: the method of dehazing or the guidance mode of editing, and the inversion method."""
         operation, method = self.configuration.get("operation"), self.method or "–"
         if operation == "dehaze":
-            variant = self.configuration.get("dehaze_variant")
-            return "dark channel prior" if variant == "dcp" else f"{variant}, {method}"
+            dehazing = self.configuration.get("dehaze_variant")
+            return "dark channel prior" if dehazing == "dcp" else f"{dehazing}, {method}"
         if operation == "restore":
             return f"{self.configuration.get('task', 'colorize')}, {method}"
         return f"guidance {self.configuration.get('guidance')}, {method}" if operation == "edit" else method

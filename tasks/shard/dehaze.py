@@ -44,7 +44,7 @@ def run_dehaze(
 ) -> tuple[list[Outcome], dict[str, float]]:
     """Dehaze M photos; outcomes in order, and seconds by stage.
 
-    ``model``: None for variants that need none. ``pixels`` (M, 3, H, W) in [0, 1] at model size, ``views`` what the haze is
+    ``model``: None for methods that need none. ``pixels`` (M, 3, H, W) in [0, 1] at model size, ``views`` what the haze is
     estimated from, ``prior`` (M, 1, H, W) in [0, 1]: depth maps for ``prior-weighted``; None = the density of haze.
     """
     if config.dehaze_variant == "dcp":
@@ -63,9 +63,9 @@ def run_dehaze(
 
 
 def _settings(config: RunConfig) -> DehazeSettings:
-    variant = "words-by-place" if config.dehaze_variant == "density+words" else config.dehaze_variant
+    chosen = "words-by-place" if config.dehaze_variant == "density+words" else config.dehaze_variant
     return DehazeSettings(
-        variant=variant,  # type: ignore[arg-type]
+        dehazing_method=chosen,  # type: ignore[arg-type]
         method=inversion_method(config),
         num_inference_steps=config.num_inference_steps,
         prompt=config.prompt,
@@ -167,7 +167,7 @@ def _by_words(
     watch: Stopwatch,
     stop: Stop,
 ) -> list[Outcome]:
-    """Diffusion alone, the paper's variants among it: its result, transferred to full resolution."""
+    """Diffusion alone, the paper's methods among it: its result, transferred to full resolution."""
     done = _diffused(model, config, pixels, estimates, prior, watch, stop)
     outcomes = []
     for i, (e, verdict) in enumerate(zip(estimates, judge_edit(pixels, done.result), strict=True)):

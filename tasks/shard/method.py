@@ -35,6 +35,6 @@ def check_model(config: RunConfig, model: Model) -> None:
         raise ValueError("attention maps are cross-attention's, which SD 3 and FLUX have not: leave attention_maps out")
     if model.is_flow and config.operation == "dehaze" and config.dehaze_variant != "regenerate":
         raise ValueError(
-            f"{model.name} dehazes by --variant regenerate alone: the others steer a UNet's cross-attention"
+            f"{model.name} dehazes by --method regenerate alone: the others steer a UNet's cross-attention"
         )
     Schedule.from_scheduler(model.scheduler, config.num_inference_steps)

@@ -18,7 +18,7 @@ def test_tables_of_a_run_and_nothing_new_the_second_time(tmp_path: Path, prefect
         "dehaze",
         str(tmp_path / "in"),
         out,
-        "--variant",
+        "--method",
         "words-by-place",
         "--steps",
         "4",

@@ -62,10 +62,10 @@ def test_table_and_sheet_of_every_side(pairs: Path, prefect_api: str, tmp_path: 
             assert sheet.width == columns * 192
 
 
-def test_an_unknown_variant_is_refused_before_anything_is_done(pairs: Path, prefect_api: str, tmp_path: Path) -> None:
-    line = ["evaluate", "dehaze", str(pairs), "--output", str(tmp_path / "out"), "--variants", "density,magic"]
+def test_an_unknown_method_is_refused_before_anything_is_done(pairs: Path, prefect_api: str, tmp_path: Path) -> None:
+    line = ["evaluate", "dehaze", str(pairs), "--output", str(tmp_path / "out"), "--methods", "density,magic"]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 2
-    assert "variants.1" in done.output
+    assert "methods.1" in done.output
     assert "prior-weighted" in done.output
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from flows.cli.app import app
 from tests.chaos.check_output import check
 from tests.photographs import hazy_photographs, write_photos
 
-FAST = ["--variant", "words-by-place", "--steps", "8", "--batch-size", "4", "--json"]
+FAST = ["--method", "words-by-place", "--steps", "8", "--batch-size", "4", "--json"]
 
 
 def fixpoint(*arguments: str) -> tuple[int, dict]:
@@ -154,8 +154,9 @@ def test_another_configuration_is_refused_with_the_difference_named(
         (["dehaze", "/no/such/folder", "{out}"], "does not exist"),
         (["dehaze", "{source}", "{out}", "--steps", "0"], "num_inference_steps"),
         (["dehaze", "{source}", "{out}", "--set", "colour=blue"], "colour"),
-        (["dehaze", "{source}", "{out}", "--variant", "regenerate", "-m", "builtin:nothing"], "no builtin:nothing"),
-        (["dehaze", "{source}", "{out}", "--method", "magic"], "method"),
+        (["dehaze", "{source}", "{out}", "--method", "regenerate", "-m", "builtin:nothing"], "no builtin:nothing"),
+        (["dehaze", "{source}", "{out}", "--method", "magic"], "prior-weighted"),
+        (["dehaze", "{source}", "{out}", "--inversion", "magic"], "inter-path"),
     ],
 )
 def test_mistakes_get_a_sentence_and_exit_code_2(

@@ -18,7 +18,7 @@ from tests.chaos.check_output import check
 from tests.photographs import write_photos
 from tests.servers import S3Server
 
-FAST = ["--variant", "words-by-place", "--steps", "4", "--batch-size", "4", "--json"]
+FAST = ["--method", "words-by-place", "--steps", "4", "--batch-size", "4", "--json"]
 
 
 @pytest.fixture

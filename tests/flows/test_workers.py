@@ -28,7 +28,7 @@ from tests.servers import S3Server
 pytestmark = pytest.mark.chaos
 
 QUICK = [
-    "--variant",
+    "--method",
     "words-by-place",
     "--steps",
     "4",

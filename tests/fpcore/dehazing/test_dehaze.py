@@ -1,4 +1,4 @@
-"""Every dehazing variant by name, on the shipped model and on Stable Diffusion's architecture."""
+"""Every dehazing method by name, on the shipped model and on Stable Diffusion's architecture."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fpcore.dehazing.dehaze import DehazeSettings, Variant, dehaze
+from fpcore.dehazing.dehaze import DehazeSettings, DehazingMethod, dehaze
 from fpcore.dehazing.quality_gate import judge_edit
 from fpcore.evaluation.metrics import psnr
 from fpcore.models.model import Model
@@ -40,26 +40,26 @@ def even(count: int, side: int, density: float = 0.5) -> Tensor:
     return torch.full((count, 1, side, side), density)
 
 
-@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("name", get_args(DehazingMethod))
 @pytest.mark.parametrize("which", ["shipped", "stable_diffusion"])
-def test_every_variant_runs(variant: Variant, which: str, request: pytest.FixtureRequest) -> None:
+def test_every_method_runs(name: DehazingMethod, which: str, request: pytest.FixtureRequest) -> None:
     model: Model = request.getfixturevalue(which)
     side = model.image_size[0]
-    settings = DehazeSettings(variant=variant, num_inference_steps=4, batch_size=2)
+    settings = DehazeSettings(dehazing_method=name, num_inference_steps=4, batch_size=2)
     done = dehaze(model, pictures(side), settings, density=even(2, side))
     assert done.result.shape == (2, 3, side, side)
     assert done.result.isfinite().all()
     assert done.haze_map.shape[0] == 2
     assert 0 <= float(done.haze_map.min()) <= float(done.haze_map.max()) <= 1
     assert min(done.nfe) > max(4, min(done.inversion.nfe))
-    if variant in ("fixed-point", "nti", "nti+fixed-point", "prior-weighted", "regenerate"):
+    if name in ("fixed-point", "nti", "nti+fixed-point", "prior-weighted", "regenerate"):
         assert done.prompts == ("haze", "")  # the paper's words, exactly
 
 
 def test_plain_inversion_only_for_nti_alone(shipped: Model) -> None:
-    settings = DehazeSettings(variant="nti", num_inference_steps=4, batch_size=2)
+    settings = DehazeSettings(dehazing_method="nti", num_inference_steps=4, batch_size=2)
     plain = dehaze(shipped, pictures(32), settings, density=even(2, 32))
-    solved = dehaze(shipped, pictures(32), replace(settings, variant="nti+fixed-point"))
+    solved = dehaze(shipped, pictures(32), replace(settings, dehazing_method="nti+fixed-point"))
     assert plain.inversion.nfe == [4, 4]
     assert min(solved.inversion.nfe) > 4
 

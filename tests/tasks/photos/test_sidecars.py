@@ -80,15 +80,15 @@ def test_resized_by_area_or_bilinearly() -> None:
     assert resized(grey, (4, 6)) is grey
 
 
-@pytest.mark.parametrize("variant", ["words-by-place", "dcp"])
-def test_only_what_the_mask_shows_is_dehazed(variant: str, photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["words-by-place", "dcp"])
+def test_only_what_the_mask_shows_is_dehazed(method: str, photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, keys = photos
     (tmp_path / "masks").mkdir()
     height, width = picture(folder / keys[0]).shape[:2]
     mask = np.zeros((height // 2, width // 2), np.uint8)  # of another size than the photo
     mask[:, width // 4 :] = 255
     Image.fromarray(mask).save(tmp_path / "masks" / keys[0])
-    config = RunConfig(dehaze_variant=variant, num_inference_steps=4, mask_folder=str(tmp_path / "masks"))
+    config = RunConfig(dehaze_variant=method, num_inference_steps=4, mask_folder=str(tmp_path / "masks"))
     rows = committed(folder, tmp_path / "out", config)
     assert [row["status"] for row in rows] == ["ok", "failed"]  # the second has no mask
     assert rows[1]["error_code"] == "mask-missing"
@@ -97,7 +97,7 @@ def test_only_what_the_mask_shows_is_dehazed(variant: str, photos: tuple[Path, l
     assert np.abs(after - before)[:, width // 2 + 2 :].mean() > 5
 
 
-def test_a_depth_map_decides_where_the_prior_weighted_variant_works(
+def test_a_depth_map_decides_where_the_prior_weighted_method_works(
     photos: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     """All near is plain reconstruction, all far is regeneration without the word."""
