@@ -9,19 +9,29 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.store.cells import Ranges, bytes_leaf, check_group, is_picture
+from tasks.store.errors import StoreError
+
 MAX_TEXT = 100_000
 """Characters of one value."""
 MAX_COLUMN_BYTES = 2**30
 """Uncompressed bytes of the read columns of one row group."""
+PARQUET = b"PAR1"
+"""First bytes of a Parquet file."""
+PLACES = (
+    "uri", "url", "path", "file", "file_name", "filename", "image_path", "image_url", "source_uri", "image", "key",
+)  # fmt: skip
+"""Columns that may name the photo, the first that is there counts."""
 PIE_BENCH_SEED = 1234  # the benchmark's, of every image
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -40,13 +50,22 @@ class Broken:
     reason: str
 
 
+@dataclass(frozen=True)
+class Inside:
+    """A picture that a table holds itself: its column, its row from 0, and the path it once had."""
+
+    column: str
+    row: int
+    path: str | None
+
+
 def read_rows(data: bytes, wanted: frozenset[str]) -> Iterator[Row | Broken]:
     """The lines of a manifest by column names in lower case, only ``wanted`` ones of Parquet.
 
     Raises ValueError if the whole is none of the formats.
     """
-    if data.startswith(b"PAR1"):
-        yield from _parquet(data, wanted)
+    if data.startswith(PARQUET):
+        yield from read_table(io.BytesIO(data), wanted)
         return
     text = as_text(data)
     start = text.lstrip()[:1]
@@ -178,52 +197,87 @@ def _header(text: str, wanted: frozenset[str]) -> tuple[list[str], Iterator[list
     return best
 
 
-def _parquet(data: bytes, wanted: frozenset[str]) -> Iterator[Row | Broken]:
-    """Only the columns that mean something here, and of pictures inside the table only their paths."""
+def read_table(source: BinaryIO | Ranges, wanted: frozenset[str]) -> Iterator[Row | Broken]:
+    """The rows of a Parquet file: the columns that mean something here, and of pictures where they are.
+
+    Raises ValueError if it cannot be read, StoreError if its store cannot.
+    """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        names = {_name(name): name for name in file.schema_arrow.names if _name(name) in wanted}
-        columns = [_leaf(file, name) for name in names.values()]
-        _refuse_bombs(file, columns)
+        file = pq.ParquetFile(source)
+        names = _columns(file, wanted)
+        leaves = {name: leaf for name in names.values() if (leaf := _picture_leaf(file, name))}
+        columns = [part for name in names.values() if (part := _light_part(file, name))]
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         packed = [name for name in columns if name in texts or "." in name]
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=packed)
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            yield from _batch_rows(batch, names)
+        file = pq.ParquetFile(source, metadata=file.metadata, read_dictionary=packed)
+        row = 0
+        for group in range(file.metadata.num_row_groups):
+            check_group(file, group, columns, MAX_COLUMN_BYTES)
+            full = {name: _filled(file, group, leaf) for name, leaf in leaves.items()}
+            for values in _group_rows(file, group, columns, names):
+                inside = {name for name in leaves if next(full[name], False)}
+                yield {name: _value(values.get(name), own, row, own in inside) for name, own in names.items()}
+                row += 1
+    except StoreError:
+        raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ValueError(f"it is not readable Parquet ({_brief(error)})") from None
 
 
-def _leaf(file: pq.ParquetFile, name: str) -> str:
-    """The column, or of a Hugging Face picture (bytes and path) its path. Raises ValueError if it holds the bytes."""
+def _columns(file: pq.ParquetFile, wanted: frozenset[str]) -> dict[str, str]:
+    """Wanted columns, and what the file calls them. A column of pictures is ``image`` if it is the only one."""
+    names = {_name(name): name for name in file.schema_arrow.names if _name(name) in wanted}
+    pictures = [field.name for field in file.schema_arrow if is_picture(field.type) and field.name != names.get("mask")]
+    if "image" not in names and len(pictures) == 1:
+        names["image"] = pictures[0]
+    elif pictures and names.keys().isdisjoint(PLACES):
+        raise ValueError(f"columns {', '.join(pictures)} hold pictures: call the one that is meant image")
+    return names
+
+
+def _picture_leaf(file: pq.ParquetFile, name: str) -> str | None:
+    """Where a column's pictures are, if it can hold any; bytes alone are pictures only in a column called image."""
     kind = file.schema_arrow.field(name).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+    return bytes_leaf(kind, name) if is_picture(kind) or _name(name) == "image" else None
+
+
+def _light_part(file: pq.ParquetFile, name: str) -> str | None:
+    """What of a column is read to plan: all of it, or of pictures their path alone."""
+    if _picture_leaf(file, name) is None:
         return name
-    if kind.get_field_index("path") < 0 or _holds_values(file, f"{name}.bytes"):
-        raise ValueError(
-            f"column {name} holds the pictures themselves, not where they are: write each to a file and name those"
-        )
-    return f"{name}.path"
+    kind = file.schema_arrow.field(name).type
+    return f"{name}.path" if is_picture(kind) and kind.get_field_index("path") >= 0 else None
 
 
-def _holds_values(file: pq.ParquetFile, path: str) -> bool:
-    """Whether a column has any value but null."""
-    for group in range(file.metadata.num_row_groups):
-        for chunk in map(file.metadata.row_group(group).column, range(file.metadata.num_columns)):
-            known = chunk.statistics is not None and chunk.statistics.has_null_count
-            if chunk.path_in_schema == path and not (known and chunk.statistics.null_count == chunk.num_values):
-                return True
-    return False
+def _filled(file: pq.ParquetFile, group: int, leaf: str) -> Iterator[bool]:
+    """Whether each cell of a row group holds bytes: as its statistics say, or as is seen, some pictures at a time."""
+    for chunk in map(file.metadata.row_group(group).column, range(file.metadata.num_columns)):
+        known = chunk.statistics is not None and chunk.statistics.has_null_count
+        if chunk.path_in_schema == leaf and known and chunk.statistics.null_count in (0, chunk.num_values):
+            return itertools.repeat(chunk.statistics.null_count == 0)
+    return _seen(file, group, leaf)
 
 
-def _refuse_bombs(file: pq.ParquetFile, columns: Iterable[str]) -> None:
-    """Raise ValueError if a row group unpacks to more than can be meant."""
-    heads = {name.split(".")[0] for name in columns}
-    for group in range(file.metadata.num_row_groups):
-        chunks = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in heads)
-        if size > MAX_COLUMN_BYTES:
-            raise ValueError(f"row group {group} unpacks to {size:,} bytes, more than the {MAX_COLUMN_BYTES:,} allowed")
+def _seen(file: pq.ParquetFile, group: int, leaf: str) -> Iterator[bool]:
+    for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=[leaf]):
+        column = batch.column(0)
+        yield from pc.is_valid(
+            pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+        ).to_pylist()
+
+
+def _group_rows(file: pq.ParquetFile, group: int, columns: list[str], names: dict[str, str]) -> Iterator[Row]:
+    if not columns:  # pictures, and nothing said of them
+        yield from itertools.repeat({}, file.metadata.row_group(group).num_rows)
+        return
+    for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=columns):
+        yield from _batch_rows(batch, {name: own for name, own in names.items() if own in batch.schema.names})
+
+
+def _value(value: Any, column: str, row: int, inside: bool) -> Any:
+    """What a row says; of a picture in it, where it is."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return Inside(column, row, path) if inside else value
 
 
 def _batch_rows(batch: pa.RecordBatch, names: dict[str, str]) -> Iterator[Row]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import chain
 from typing import Annotated, Any
 
@@ -14,17 +16,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tasks.edit_settings import OPTIONS, blend_pair, own_options
 from tasks.photos.decode import PhotoLimits, decode_photo
-from tasks.photos.manifest_formats import MAX_TEXT, Broken, Row, read_rows
+from tasks.photos.manifest_formats import MAX_TEXT, PARQUET, PLACES, Broken, Inside, Row, read_rows, read_table
 from tasks.store.access import SOURCE_ONLY, Access
+from tasks.store.cells import open_table
 from tasks.store.errors import StoreError
-from tasks.store.objects import open_store, read_uri
-from tasks.store.uris import WEB, Address, parse, show
+from tasks.store.objects import open_store, read_uri, stat_uri, store_of
+from tasks.store.uris import WEB, Address, Cell, parse, show
 
 MANIFEST_SUFFIXES = {".csv", ".tsv", ".jsonl", ".parquet", ".json"}
-PLACES = (
-    "uri", "url", "path", "file", "file_name", "filename", "image_path", "image_url", "source_uri", "image", "key",
-)  # fmt: skip
-"""Columns that may name the photo, the first that is there counts."""
 ALIASES = {
     "source_prompt": "prompt",
     "original_prompt": "prompt",
@@ -64,14 +63,14 @@ class Line(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    where: str = Field(min_length=1, max_length=8192)
+    where: Annotated[str, Field(min_length=1, max_length=8192)] | Inside
     key: str | None = Field(None, max_length=4096)
     prompt: Text = None
     target_prompt: Text = None
     blended_word: Text = None
     editing_type: Text = None
     seed: Annotated[Annotated[int, Field(ge=0, lt=2**63)] | None, BeforeValidator(_number)] = None
-    mask: Annotated[str, Field(max_length=MAX_TEXT)] | list[int] | None = None
+    mask: Annotated[str, Field(max_length=MAX_TEXT)] | list[int] | Inside | None = None
     tokens: Text = None
     padding: Text = None
     reweight: dict[str, Number] | Text = None
@@ -85,18 +84,21 @@ class Line(BaseModel):
 WANTED = frozenset({*PLACES, *ALIASES, *COLUMNS, *OPTIONS, "mask"})
 
 
-def read_manifest(source: str, access: Access = SOURCE_ONLY) -> Iterator[dict[str, Any]]:
+def read_manifest(source: str, access: Access = SOURCE_ONLY, pattern: str | None = None) -> Iterator[dict[str, Any]]:
     """Entries as ``list_photos`` gives them. A line that cannot be used is an entry with a ``problem``.
 
-    The photos lie beside the manifest or below, in its bucket, or where ``access`` allows.
+    The photos lie in the manifest (pictures inside Parquet), beside it or below, in its bucket, or where ``access``
+    allows. Of a folder the Parquet files are read that fit the ``pattern``, or
+    all if its name ends in ``.parquet``.
 
     Raises ValueError or StoreError, with a sentence that names the fix, if nothing in it can be used.
     """
     place = parse(source)
-    own = place.parent
+    parts = _parts(place, pattern)
+    own = place if pattern else place.parent
     root = own if place.scheme in WEB | {"file", "memory"} else Address(place.scheme, place.bucket, "")
     reader = _Reader(own, access.beside(root))
-    entries = (reader.entry(shown, number, row) for shown, number, row in _numbered(place, access))
+    entries = (reader.entry(part, number, row) for part, number, row in _numbered(parts, access))
     first, problems = None, list[dict[str, Any]]()
     for entry in entries:
         if "problem" not in entry:
@@ -111,26 +113,38 @@ def read_manifest(source: str, access: Access = SOURCE_ONLY) -> Iterator[dict[st
         raise ValueError(f"{place.shown} names no photo: it is empty")
 
 
-def _numbered(place: Address, access: Access) -> Iterator[tuple[str, int, Row | Broken]]:
-    """File, number from 1, and content of every line. A folder is read as the Parquet files in it."""
+def _numbered(parts: list[Address], access: Access) -> Iterator[tuple[Address, int, Row | Broken]]:
+    """File, number from 1, and content of every line."""
     count = 0
-    for address in _parts(place):
-        data = read_uri(address, access=access, max_bytes=MAX_MANIFEST_BYTES)
+    for address in parts:
         try:
-            for number, row in enumerate(read_rows(data, WANTED), 1):
+            for number, row in enumerate(_rows(address, access), 1):
                 count += 1
                 if count > MAX_LINES:
                     raise ValueError(f"it has more than {MAX_LINES:,} lines: split it")
-                yield str(address.shown), number, row
+                yield address, number, row
+        except StoreError:
+            raise
         except ValueError as error:
             raise ValueError(f"{address.shown} is not a readable manifest: {error}") from None
 
 
-def _parts(place: Address) -> list[Address]:
-    if place.scheme in WEB or not place.path.rstrip("/").lower().endswith(".parquet"):
+def _rows(address: Address, access: Access) -> Iterator[Row | Broken]:
+    """Parquet that holds pictures is large, so it is read by ranges, and everything else as a whole."""
+    if address.scheme not in WEB and address.path.lower().endswith(".parquet"):
+        store, key = store_of(address)
+        table = open_table(store, key)
+        if table.read(len(PARQUET)) == PARQUET:
+            return read_table(table, WANTED)
+    return read_rows(read_uri(address, access=access, max_bytes=MAX_MANIFEST_BYTES), WANTED)
+
+
+def _parts(place: Address, pattern: str | None) -> list[Address]:
+    """The files of a manifest: itself, or of a folder those that fit."""
+    if place.scheme in WEB or not (pattern or place.path.rstrip("/").lower().endswith(".parquet")):
         return [place]
     store = open_store(place.uri)
-    names = sorted(entry.key for entry in store.list() if entry.key.lower().endswith(".parquet"))
+    names = sorted(entry.key for entry in store.list() if fnmatch(entry.key.lower(), (pattern or "*.parquet").lower()))
     parts = [store.address(name) for name in names if not name.rpartition("/")[2].startswith(("_", "."))]
     return parts or [place]
 
@@ -140,25 +154,37 @@ class _Reader:
 
     def __init__(self, base: Address, access: Access) -> None:
         self._base, self._access = base, access
+        self._tags: dict[Address, str | None] = {}
 
-    def entry(self, shown: str, number: int, row: Row | Broken) -> dict[str, Any]:
+    def entry(self, part: Address, number: int, row: Row | Broken) -> dict[str, Any]:
         """The entry of a line, or one that says what is wrong with it, by row and column."""
-        where = f"{shown}, row {number}"
+        where = f"{part.shown}, row {number}"
         if isinstance(row, Broken):
             return {"key": f"row {number}", "uri": "", "problem": f"{where}: {row.reason}"}
         try:
             line = _line(row)
-            address = self._address(line.where)
+            entry = self._inside(part, line) if isinstance(line.where, Inside) else self._beside(line.where)
         except ValidationError as error:
             found = error.errors(include_url=False)[0]
             return {"key": _named(row, number), "uri": "", "problem": f"{where}, {_complaint(found)}"}
         except (ValueError, StoreError) as error:
             return {"key": _named(row, number), "uri": "", "problem": f"{where}: {error}"}
-        entry = {"key": line.key or _key(line.where, address), "uri": address.uri}
         try:
-            return {**entry, **self._requests(line)}
+            return {**entry, **({"key": line.key} if line.key else {}), **self._requests(line, part)}
         except (TypeError, ValueError, OSError, StoreError) as error:
             return {**entry, "problem": f"{where}: {error}"}
+
+    def _beside(self, where: str) -> dict[str, Any]:
+        address = self._address(where)
+        return {"key": _key(where, address), "uri": address.uri}
+
+    def _inside(self, part: Address, line: Line) -> dict[str, Any]:
+        """The entry of a picture that the table itself holds."""
+        assert isinstance(line.where, Inside)
+        if part not in self._tags:
+            standing = stat_uri(part)
+            self._tags[part] = None if standing is None else standing.etag
+        return {"key": _inside_key(part, line.where), "uri": _cell(part, line.where).uri, "etag": self._tags[part]}
 
     def _address(self, where: str) -> Address:
         """The photo's or mask's place, if it may be read."""
@@ -173,19 +199,21 @@ class _Reader:
             raise ValueError(f"{address.shown} is signed: give presigned addresses as https:// and allow --allow-http")
         return address
 
-    def _requests(self, line: Line) -> dict[str, Any]:
+    def _requests(self, line: Line, part: Address) -> dict[str, Any]:
         """What a line says of its photo besides where it is, in ``PLAN``'s columns."""
         extra = {name: value for name in COLUMNS if (value := getattr(line, name)) is not None}
         blend_pair(line.blended_word)
         if line.mask is not None:
-            extra["mask"] = self._mask(line.mask)
+            extra["mask"] = self._mask(line.mask, part)
         given = {name: value for name in OPTIONS if (value := getattr(line, name)) is not None}
         if own := own_options(given):
             extra["edit_settings"] = own
         return extra
 
-    def _mask(self, given: str | list[int]) -> list[int]:
+    def _mask(self, given: str | list[int] | Inside, part: Address) -> list[int]:
         try:
+            if isinstance(given, Inside):
+                return mask_of(read_uri(_cell(part, given), max_bytes=MASK_LIMITS.max_bytes))
             if isinstance(given, str) and not given.lstrip().startswith("["):
                 return mask_of(read_uri(self._address(given), access=self._access, max_bytes=MASK_LIMITS.max_bytes))
             return mask_runs(given)
@@ -229,10 +257,14 @@ def mask_runs(given: str | list[int]) -> list[int]:
 
 def _line(row: Row) -> Line:
     """The line's columns by the names they have here. Raises ValueError or ValidationError."""
-    values = {ALIASES.get(name, name): _path_of(value) for name, value in row.items() if not _is_gap(value)}
-    place = next((name for name in PLACES if name in values), None)
+    named = ((ALIASES.get(name, name), _path_of(value)) for name, value in row.items())
+    values = {name: value for name, value in named if not _is_gap(value)}
+    inside = (name for name in PLACES if isinstance(values.get(name), Inside))
+    place = next(inside, None) or next((name for name in PLACES if name in values), None)
     if place is None:
-        raise ValueError("no column names the photo; call one of them path or uri")
+        empty = next((name for name in PLACES if name in row), None)
+        wrong = f"column {empty} is empty" if empty else "no column names the photo; call one of them path or uri"
+        raise ValueError(wrong)
     known = {name: value for name, value in values.items() if name in Line.model_fields}
     return Line(**{**known, "where": values[place], "key": values.get("key")})
 
@@ -265,6 +297,20 @@ def _key(where: str, address: Address) -> str:
     if "://" in where or where.startswith("/") or address.scheme in WEB:
         return address.name or address.bucket
     return where
+
+
+def _cell(part: Address, inside: Inside) -> Address:
+    if part.scheme in WEB:
+        raise ValueError(f"column {inside.column} holds the picture itself: copy the table to a folder or bucket first")
+    return replace(part, cell=Cell(inside.column, inside.row))
+
+
+def _inside_key(part: Address, inside: Inside) -> str:
+    """The path that a picture inside a table once had (of one on some disk or site the name), or its row."""
+    path = (inside.path or "").split("::")[0]
+    if "://" in path or path.startswith("/"):
+        path = path.rpartition("/")[2]
+    return path or f"{part.name.rpartition('.')[0]}/{inside.row:06d}"
 
 
 def _named(row: Row, number: int) -> str:

@@ -25,7 +25,8 @@ def list_photos(
     """Entries in ``PLAN``'s columns (without shard and row) for every photo of ``source``, in a stable order.
 
     ``source``: a folder or prefix, one photo, a glob such as ``photos/2024-*/*.jpg``, or a manifest (CSV, JSONL,
-    Parquet, PIE-Bench's mapping_file.json); a path that exists is taken literally before it is a pattern. Photos under
+    PIE-Bench's mapping_file.json; Parquet, also a folder or glob of it, and with the pictures in it). A path that exists
+    is taken literally before it is a pattern. Photos under
     ``output`` are left out. ``passed`` counts the files passed over. Raises ``NotFound`` or ``ValueError`` with a
     sentence that names the fix, also when there is no photo at all.
     """
@@ -36,11 +37,14 @@ def list_photos(
         yield entry
     if not found:
         rest = f" Passed over: {passed}." if passed else ""
+        rest += f" For photos in Parquet tables give {source.rstrip('/')}/*.parquet." if passed[".parquet"] else ""
         raise NotFound(f"{source} holds no photo: check the path, or the bucket and prefix.{rest}")
 
 
 def _entries(source: str, output: str | None, access: Access, passed: PassedOver) -> Iterator[dict[str, Any]]:
     match _literally(source):
+        case "folder" if source.rstrip("/").lower().endswith(".parquet"):
+            yield from read_manifest(source, access)
         case "folder":
             yield from _folder(source, output, passed)
         case "file" if PurePosixPath(source).suffix.lower() in MANIFEST_SUFFIXES:
@@ -49,6 +53,9 @@ def _entries(source: str, output: str | None, access: Access, passed: PassedOver
             yield _single(source, access)
         case _ if any(c in source for c in WILD):
             base, pattern = _split_pattern(source)
+            if pattern.lower().endswith(".parquet"):
+                yield from read_manifest(base, access, pattern)
+                return
             yield from _folder(base, output, passed, pattern)
         case _:
             raise NotFound(f"{source} does not exist: check the path, or the bucket and prefix")

@@ -207,9 +207,17 @@ def _stems(measures: dict[str, tuple[int, float]]) -> list[tuple[str, str, str]]
 
 def source_of(photos: Sequence[tuple[str | None, str]]) -> str:
     """The source that photos with these (URI, key) were listed under, or the word SOURCE where they share none."""
-    places = [(_plain(uri), key) for uri, key in photos if uri]
-    roots = {place[: -len(key)].rstrip("/") if place.endswith(f"/{key}") else "" for place, key in places}
+    roots = {_root(uri, key) for uri, key in photos if uri}
     return (roots.pop() if len(roots) == 1 else "") or "SOURCE"
+
+
+def _root(uri: str, key: str) -> str:
+    """The folder that a photo was listed in, the table that it lies in, or nothing."""
+    address = parse(uri)
+    place = _plain(address.file.uri)
+    if address.cell is not None:
+        return place
+    return place[: -len(key)].rstrip("/") if place.endswith(f"/{key}") else ""
 
 
 def reproduce(configuration: dict[str, Any], source: str, output: str) -> str:

@@ -52,8 +52,8 @@ class Backend(Protocol):
     def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
         """All bytes, or the last ``tail``. Raises TooLarge beyond ``max_bytes``, TooSlow past the policy's deadline."""
 
-    def read_head(self, key: str, size: int) -> bytes:
-        """The first ``size`` bytes of an object that is not empty."""
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on, fewer at the end of an object; it must be longer than ``start``."""
 
     def write(self, key: str, data: bytes) -> None:
         """Create or replace, whole or not at all."""
@@ -94,12 +94,13 @@ class LocalBackend:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
             return read_pieces(file.read, max_bytes, show(key), lambda: end - monotonic())
 
-    def read_head(self, key: str, size: int) -> bytes:
-        """The first ``size`` bytes of a regular file."""
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """A piece of a regular file."""
         path = self._inside(key)
         if not path.resolve().is_relative_to(self.root):
             raise InvalidLocation(f"{key!r} is a symbolic link out of {self.root}: copy the file instead")
-        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        with os.fdopen(open_regular(path), "rb") as file:
+            file.seek(start)
             return file.read(size)
 
     def write(self, key: str, data: bytes) -> None:
@@ -287,9 +288,10 @@ class S3Backend:
             raise Vanished(f"{len(body)} of {expected} bytes arrived")
         return body
 
-    def read_head(self, key: str, size: int) -> bytes:
+    def read_range(self, key: str, start: int, size: int) -> bytes:
         """GET of a range."""
-        body: bytes = self._call("get_object", Key=self.prefix + key, Range=f"bytes=0-{size - 1}")["Body"]
+        span = f"bytes={start}-{start + size - 1}"
+        body: bytes = self._call("get_object", Key=self.prefix + key, Range=span)["Body"]
         return body
 
     def write(self, key: str, data: bytes) -> None:
@@ -376,9 +378,9 @@ class FsspecBackend:
         except FSTimeoutError:
             raise TooSlow(f"{show(path)} was not read after {self._seconds:g} s although the store answers") from None
 
-    def read_head(self, key: str, size: int) -> bytes:
-        """The first ``size`` bytes."""
-        return self._cat(self._path(key), {"start": 0, "end": size})
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """A piece."""
+        return self._cat(self._path(key), {"start": start, "end": start + size})
 
     def write(self, key: str, data: bytes) -> None:
         """Replace in one request."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.backends import Backend, Entry, open_backend
 from tasks.store.bounded import MAX_BYTES
+from tasks.store.cells import read_cell
 from tasks.store.errors import InvalidLocation, NotExclusive, NotFound
 from tasks.store.retry import Kind, RetryPolicy, Vanished, kind_of, with_retries
 from tasks.store.uris import WEB, Address, Shown, parse
@@ -59,7 +60,18 @@ class Store:
 
     def get_head(self, key: str, size: int) -> bytes:
         """The first ``size`` bytes of an object (all of it if it is shorter): enough to tell what kind it is of."""
-        return with_retries(self._policy, f"Reading {self.shown(key)}", lambda: self._backend.read_head(key, size))
+        return with_retries(self._policy, f"Reading {self.shown(key)}", lambda: self._backend.read_range(key, 0, size))
+
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        """Exactly ``size`` bytes from ``start`` on; an object that does not have them counts as unavailable."""
+
+        def once() -> bytes:
+            data = self._backend.read_range(key, start, size)
+            if len(data) != size:
+                raise Vanished(f"{len(data)} of {size} bytes arrived")
+            return data
+
+        return with_retries(self._policy, f"Reading {self.shown(key)}", once) if size else b""
 
     def put(self, key: str, data: bytes) -> None:
         """Create or replace an object; for tables and reports that may be rebuilt at any time.
@@ -193,13 +205,22 @@ def read_uri(
         from tasks.store import web
 
         return web.read_web(address, access, policy or web.PATIENCE, max_bytes)
-    return _read(*_rooted(address), policy, max_bytes)
+    store, key = store_of(address, policy)
+    if address.cell is not None:
+        return read_cell(store, key, address.cell, max_bytes)
+    return store.get(key, max_bytes)
 
 
 def stat_uri(address: Address) -> Entry | None:
-    """Size and entity tag of one object, or None if it is not there. Raises StoreError."""
+    """Size and entity tag of one file or object, or None if it is not there. Raises StoreError."""
+    store, key = store_of(address)
+    return store.stat(key)
+
+
+def store_of(address: Address, policy: RetryPolicy | None = None) -> tuple[Store, str]:
+    """The shared store that one file or object lies in, and its key there."""
     root, key = _rooted(address)
-    return _shared_store(root, None).stat(key)
+    return _shared_store(root, policy), key
 
 
 def _rooted(address: Address) -> tuple[Address, str]:
@@ -216,10 +237,6 @@ def read_under(folder: str, key: str, policy: RetryPolicy | None = None, *, max_
     """
     root = parse(folder)
     _refuse_web(root)
-    return _read(root, key, policy, max_bytes)
-
-
-def _read(root: Address, key: str, policy: RetryPolicy | None, max_bytes: int) -> bytes:
     return _shared_store(root, policy).get(key, max_bytes)
 
 

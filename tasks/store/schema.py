@@ -83,7 +83,11 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("row", pa.int32(), "row within the shard, from 0"),
             _field("key", pa.string(), "relative path of the photo under the source"),
             _field("image_id", pa.string(), "SHA-256 of the photo's bytes (hex); null if they could not be read"),
-            _field("source_uri", pa.string(), "where the photo was read from; of the web without query"),
+            _field(
+                "source_uri",
+                pa.string(),
+                "where the photo was read from; of the web without query; in a table parquet+ADDRESS#column/row",
+            ),
             _field("source_etag", pa.string(), "entity tag when read, where known"),
             _field("source_size", pa.int64(), "bytes"),
             _field("width", pa.int32(), "pixels, after EXIF rotation"),

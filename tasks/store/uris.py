@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -39,6 +39,8 @@ _SIGNATURES = (
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _URL_TEXT = "%/:=&?~+!$,;'@()*[]|"
 """What stays as it is in a web address; everything else beyond letters and digits is percent-encoded."""
+_TABLE = "parquet+"
+"""Before the scheme of a table in which a picture lies; what follows the last ``#`` names the cell."""
 _MARK = re.compile(r"~[0-9a-f]{16}")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|%\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
@@ -53,9 +55,19 @@ class Shown:
         return self.text
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A picture inside a Parquet table: its column, and its row from 0."""
+
+    column: str
+    row: int
+
+
 @dataclass(frozen=True, repr=False)
 class Address:
     """One place: ``scheme``, ``bucket`` (or host, empty for local and memory) and ``path`` within it.
+
+    With a ``cell`` it is a picture inside the Parquet table there, written ``parquet+s3://bucket/t.parquet#image/12``.
 
     A local path is absolute; other paths are what follows the first slash. Object names are taken literally, never
     percent-decoded, as the AWS tools do: ``?`` and ``#`` are parts of them. Only ``file://`` and web addresses are
@@ -65,13 +77,21 @@ class Address:
     scheme: str
     bucket: str
     path: str
+    cell: Cell | None = None
 
     @property
     def uri(self) -> str:
         """The whole address, to be read by: of a presigned web address this is a secret."""
+        if self.cell is not None:
+            return f"{_TABLE}{self.file.uri}#{quote(self.cell.column, safe='')}/{self.cell.row}"
         if self.scheme == "file":
             return "file://" + quote(self.path, errors="surrogateescape")
         return f"{self.scheme}://{self.bucket}/{self.path}" if self.bucket else f"{self.scheme}://{self.path}"
+
+    @property
+    def file(self) -> Address:
+        """The file or object as a whole."""
+        return replace(self, cell=None)
 
     @property
     def shown(self) -> Shown:
@@ -86,6 +106,8 @@ class Address:
     @property
     def name(self) -> str:
         """The last part of the path, decoded where the address is percent-encoded; no query."""
+        if self.cell is not None:
+            return f"{self.file.name}/{self.cell.row}"
         if self.scheme not in WEB:
             return self.path.rpartition("/")[2]
         return unquote(re.split("[?#]", self.path)[0].rpartition("/")[2])
@@ -131,6 +153,8 @@ def parse(url: str) -> Address:
     if match is None:
         return Address("file", "", str(_at_home(url).absolute()))
     scheme, rest = match.group(1).lower(), match.group(2)
+    if scheme.startswith(_TABLE):
+        return _cell(url)
     if scheme in WEB:
         return _web(url)
     if scheme not in WRITABLE:
@@ -162,6 +186,15 @@ def _at_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise InvalidLocation(f"{show(path)} names the home folder of nobody here: write ./{show(path)}") from None
+
+
+def _cell(url: str) -> Address:
+    inner, _, cell = url[len(_TABLE) :].rpartition("#")
+    column, _, row = cell.rpartition("/")
+    file = parse(inner) if _SCHEME.fullmatch(inner) else None
+    if file is None or file.scheme not in WRITABLE or file.cell or not column or not re.fullmatch("[0-9]{1,12}", row):
+        raise InvalidLocation(f"{show(url)} names no picture in a table: write {_TABLE}s3://bucket/t.parquet#image/12")
+    return replace(file, cell=Cell(unquote(column), int(row)))
 
 
 def _local(url: str, rest: str) -> Address:

@@ -6,7 +6,7 @@ import hashlib
 
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.bounded import MAX_BYTES
-from tasks.store.errors import StoreError, StoreUnavailable
+from tasks.store.errors import NotFound, StoreError, StoreUnavailable
 from tasks.store.objects import Entry, open_store, read_uri, stat_uri
 from tasks.store.planned import PlannedPhoto
 from tasks.store.uris import WEB, Address, parse
@@ -25,6 +25,8 @@ def read_planned(
         InvalidLocation, NotFound, AccessDenied: of this photo alone.
     """
     address = parse(planned.uri)
+    if address.cell is not None:
+        _require_same_table(address, planned)
     local = planned.etag is not None and address.scheme == "file"
     before = _stat(address) if local else None
     try:
@@ -41,9 +43,16 @@ def read_planned(
     return data, _tag(planned, address, data, before)
 
 
+def _require_same_table(address: Address, planned: PlannedPhoto) -> None:
+    """Raise NotFound if another table stands there than was planned: its rows may be other photos."""
+    standing = _stat(address)
+    if standing is not None and standing.etag != planned.etag:
+        raise NotFound(f"{address.file.shown} was replaced since it was planned: run the same command again")
+
+
 def _tag(planned: PlannedPhoto, address: Address, data: bytes, before: Entry | None) -> str | None:
     """A local file has one tag before and after; of a bucket, the tag of an object put in one piece is its MD5."""
-    if planned.etag is None:
+    if planned.etag is None or address.cell is not None:
         return planned.etag
     if address.scheme == "file":
         after = _stat(address)

@@ -70,7 +70,7 @@ def test_two_first_runs_at_once_behind_a_proxy_print_json_and_nothing_else(tmp_p
     runs = [
         subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "dehaze", str(tmp_path / "in"), str(tmp_path / f"out{i}"),
-             "--method", "dcp", "--no-report", "--json"],
+             "--method", "dcp", "--no-report", "--json", "--execution", "prefect=true"],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         )

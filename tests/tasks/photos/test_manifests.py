@@ -19,6 +19,7 @@ from tasks.photos.manifest_formats import MAX_TEXT
 from tasks.photos.manifests import Line, mask_of, read_manifest
 from tasks.store.access import Access
 from tasks.store.errors import StoreError
+from tasks.store.objects import read_uri
 
 
 @pytest.fixture
@@ -82,13 +83,80 @@ def test_numbers_as_pandas_writes_them(folder: Path) -> None:
     assert type(found[0]["seed"]) is int
 
 
-def test_hugging_face_pictures_in_parquet(folder: Path) -> None:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    paths = pa.array([{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}], kind)
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def pictures(*cells: tuple[bytes | None, str | None] | None) -> pa.Array:
+    return pa.array(
+        [None if cell is None else dict(zip(("bytes", "path"), cell, strict=True)) for cell in cells], PICTURE
+    )
+
+
+def test_hugging_face_pictures_that_are_paths(folder: Path) -> None:
+    paths = pictures((None, "a.jpg"), (None, "b.jpg"))
     assert [entry["key"] for entry in entries(folder, "hf.parquet", parquet({"image": paths}))] == ["a.jpg", "b.jpg"]
-    inside = pa.array([{"bytes": b"\xff\xd8\xff", "path": "a.jpg"}], kind)
-    with pytest.raises(ValueError, match="column image holds the pictures themselves"):
-        entries(folder, "bytes.parquet", parquet({"image": inside}))
+
+
+INSIDE: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "paths": ({"image": pictures((b"1", "x/a.jpg"), (b"2", "b.png"))}, ["x/a.jpg", "b.png"]),
+    "no paths": ({"image": pictures((b"1", None), (b"2", ""))}, ["t/000000", "t/000001"]),
+    "foreign paths": (
+        {"image": pictures((b"1", "/home/u/a.jpg"), (b"2", "hf://datasets/x/b.jpg"), (b"3", "c.jpg::zip://d.zip"))},
+        ["a.jpg", "b.jpg", "c.jpg"],
+    ),
+    "other name": ({"img": pictures((b"1", "a.jpg")), "label": [1]}, ["a.jpg"]),
+    "beside an address": ({"url": ["https://example.org/a.jpg"], "image": pictures((b"1", "a.jpg"))}, ["a.jpg"]),
+    "key": ({"key": ["k.jpg"], "image": pictures((b"1", "a.jpg"))}, ["k.jpg"]),
+    "capitals": ({"Image": pictures((b"1", "a.jpg"))}, ["a.jpg"]),
+    "bytes alone": ({"image": pa.array([b"1", b"2"])}, ["t/000000", "t/000001"]),
+    "struct of bytes": ({"image": pa.array([{"bytes": b"1"}])}, ["t/000000"]),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_pictures_inside_parquet_are_photos(folder: Path, kind: str) -> None:
+    columns, keys = INSIDE[kind]
+    found = entries(folder, "t.parquet", parquet(columns))
+    assert [entry["key"] for entry in found] == keys
+    assert [read_uri(entry["uri"]) for entry in found] == [str(i + 1).encode() for i in range(len(keys))]
+    assert len({entry["etag"] for entry in found}) == 1
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_pictures_paths_and_gaps_in_one_column(folder: Path, statistics: bool) -> None:
+    cells = pictures((b"1", "x.jpg"), (None, "a.jpg"), (None, None), None, (b"5", None))
+    sink = io.BytesIO()
+    prompts = ["p", "q", "r", "s", "t"]
+    pq.write_table(pa.table({"image": cells, "prompt": prompts}), sink, write_statistics=statistics, row_group_size=3)
+    found = entries(folder, "t.parquet", sink.getvalue())
+    assert [entry["key"] for entry in found] == ["x.jpg", "a.jpg", "row 3", "row 4", "t/000004"]
+    assert [read_uri(found[i]["uri"]) for i in (0, 1, 4)] == [b"1", b"x", b"5"]
+    assert [entry.get("prompt") for entry in found] == ["p", "q", None, None, "t"]
+    assert ["column image is empty" in entry.get("problem", "") for entry in found] == [False, False, True, True, False]
+
+
+def test_a_mask_inside_parquet(folder: Path) -> None:
+    white = io.BytesIO()
+    Image.new("L", (8, 8), 255).save(white, "PNG")
+    cells = {"image": pictures((b"1", "a.jpg")), "mask": pictures((white.getvalue(), None))}
+    (entry,) = entries(folder, "t.parquet", parquet(cells))
+    assert entry["mask"] == mask_of(white.getvalue())
+
+
+def test_two_columns_of_pictures_need_a_name(folder: Path) -> None:
+    two = {"hazy": pictures((b"1", "a.jpg")), "clear": pictures((b"2", "a.jpg"))}
+    with pytest.raises(ValueError, match="columns hazy, clear hold pictures"):
+        entries(folder, "t.parquet", parquet(two))
+
+
+def test_a_manifest_cannot_lead_into_other_tables(folder: Path) -> None:
+    (folder.parent / "other.parquet").write_bytes(parquet({"image": pictures((b"1", "a.jpg"))}))
+    uri = f"parquet+file://{folder.parent}/other.parquet#image/0"
+    with pytest.raises(ValueError, match="lies outside"):
+        entries(folder, "m.jsonl", json.dumps({"uri": uri}))
+    (folder / "own.parquet").write_bytes(parquet({"image": pictures((b"1", "a.jpg"))}))
+    (entry,) = entries(folder, "m.jsonl", json.dumps({"uri": f"parquet+file://{folder}/own.parquet#image/0"}))
+    assert read_uri(entry["uri"]) == b"1"
 
 
 def test_a_folder_of_parquet_files_is_one_manifest(folder: Path) -> None:

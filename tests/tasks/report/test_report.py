@@ -382,6 +382,7 @@ def test_the_source_is_what_the_photos_have_in_common() -> None:
     assert source_of([("file:///a%20b/c/d%25.jpg", "c/d%.jpg"), ("file:///a%20b/e.jpg", "e.jpg")]) == "/a b"
     assert source_of([("s3://b/p/x%20y.jpg", "x%20y.jpg")]) == "s3://b/p"
     assert source_of([("s3://b/p/x.jpg", "x.jpg"), ("s3://c/p/x.jpg", "x.jpg")]) == "SOURCE"
+    assert source_of([("parquet+s3://b/t.parquet#image/3", "x.jpg")]) == "s3://b/t.parquet"
     assert source_of([(None, "x.jpg")]) == "SOURCE"
 
 
