@@ -2,7 +2,7 @@
 
 import os
 
-from flows.embedded import reach_loopback_directly
+from flows.embedded import keep_server_s_user_apart, reach_loopback_directly
 
 for _name, _value in {
     "DO_NOT_TRACK": "1",
@@ -17,3 +17,4 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 reach_loopback_directly()
+keep_server_s_user_apart()

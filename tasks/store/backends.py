@@ -32,6 +32,8 @@ from tasks.store.uris import Address, Shown, show
 
 # At debug level it writes the headers of every request: key, signature and session token.
 logging.getLogger("botocore").setLevel(logging.INFO)
+for _name in ("botocore.credentials", "aiobotocore.credentials"):  # with tracebacks, of what is raised as well
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 TEMPORARY = ".tmp-"
 """Names of local files being written begin so; a kill can leave them behind, ``gc`` removes them."""
