@@ -32,11 +32,11 @@ LONGEST_SIDE = 256
 """Pixels at which the network is asked: what it was trained at."""
 CORRECTIONS = 2
 """How often the airlight is corrected by the network's own answer."""
-DARKEST_SIDE = 640
+DARK_SIDE = 640
 """Pixels to which a photograph is brought before its dark percentile is taken: finer ones say more about noise than about haze."""
 TEXTURE_SIDE = 1024
 """Pixels at which a photograph's grain and texture are measured: about what a screen shows."""
-DARKEST_SHARE = 0.001
+DARK_SHARE = 0.001
 """Share of the pixels that may be darker than the dark percentile."""
 EVEN_VEIL = (0.03, 0.10)
 """Dark percentile from which on the even veil counts, and from which on it counts in full (docs/studies/dehazing.md)."""
@@ -52,12 +52,12 @@ FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98
 class HazeView:
     """What is looked at of one photograph: ``picture`` (3, h, w) in [0, 1], sides multiples of ``MULTIPLE``; ``evidence`` (h, w), 0
     in frames and where the photograph is transparent, 1 elsewhere; ``texture`` (h, w), local standard deviation of its luma at up
-    to ``TEXTURE_SIDE`` pixels; ``darkest`` value in [0, 1]."""
+    to ``TEXTURE_SIDE`` pixels; dark percentile ``dark`` in [0, 1]."""
 
     picture: Tensor
     evidence: Tensor
     texture: Tensor
-    darkest: float
+    dark: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class HazeEstimate:
     """Of one photograph, at the size the network was asked at.
 
     ``picture`` (3, h, w) in [0, 1] that it was asked about; optical depth ``tau`` (h, w) ≥ 0; ``spread`` (h, w) > 0, the scale of
-    its error; ``airlight`` (3,); ``evidence`` (h, w): 0 in frames, 1 elsewhere; ``darkest`` value in [0, 1]; ``evaluations`` of
+    its error; ``airlight`` (3,); ``evidence`` (h, w): 0 in frames, 1 elsewhere; dark percentile ``dark`` in [0, 1]; ``evaluations`` of
     the network.
     """
 
@@ -74,7 +74,7 @@ class HazeEstimate:
     spread: Tensor
     airlight: Tensor
     evidence: Tensor
-    darkest: float
+    dark: float
     evaluations: int
 
     @property
@@ -109,19 +109,19 @@ def network_size(width: int, height: int) -> tuple[int, int]:
     return wide, high
 
 
-def darkest_value(pixels: Samples, alpha: Samples | None = None) -> float:
-    """The least of the three colours, in [0, 1], that all but ``DARKEST_SHARE`` of a photograph (H, W, 3) exceed.
+def dark_percentile(pixels: Samples, alpha: Samples | None = None) -> float:
+    """The least of the three colours, in [0, 1], that all but ``DARK_SHARE`` of a photograph (H, W, 3) exceed.
 
-    Taken at ``DARKEST_SIDE`` pixels at most, by area averages. Where ``alpha`` (H, W) is 0, and in frames, there is no photograph.
+    Taken at ``DARK_SIDE`` pixels at most, by area averages. Where ``alpha`` (H, W) is 0, and in frames, there is no photograph.
     """
     least = np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
     if alpha is not None:
         least[alpha == 0] = np.iinfo(pixels.dtype).max
     image = Image.fromarray(least if least.dtype == np.uint8 else least.astype(np.float32))
-    image.thumbnail((DARKEST_SIDE, DARKEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    image.thumbnail((DARK_SIDE, DARK_SIDE), Image.Resampling.BOX, reducing_gap=None)
     small = torch.from_numpy(np.array(image, np.float64)) / float(np.iinfo(pixels.dtype).max)
     shown = small[without_frames(small[None]) > 0]
-    return float(np.quantile(shown.numpy(), DARKEST_SHARE))
+    return float(np.quantile(shown.numpy(), DARK_SHARE))
 
 
 def without_frames(picture: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def view_photograph(pixels: Samples, alpha: Samples | None = None) -> HazeView:
     image.thumbnail((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.BOX, reducing_gap=None)
     luma = torch.from_numpy(np.array(image.convert("L"), np.float32)) / 255
     texture = F.interpolate(local_statistics(luma)[0].float()[None, None], picture.shape[1:], mode="area")[0, 0]
-    return HazeView(picture, evidence, texture, darkest_value(pixels, alpha))
+    return HazeView(picture, evidence, texture, dark_percentile(pixels, alpha))
 
 
 def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEstimate:
@@ -164,17 +164,17 @@ def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEsti
         F.interpolate(x, view.picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
         for x in (answer.tau, answer.tau_spread.exp())
     )
-    seen = HazeEstimate(view.picture, tau, spread, airlight.view(3), view.evidence, view.darkest, CORRECTIONS + 1)
+    seen = HazeEstimate(view.picture, tau, spread, airlight.view(3), view.evidence, view.dark, CORRECTIONS + 1)
     return _not_below_black(_with_even_veil(seen))
 
 
 def even_estimate(view: HazeView) -> HazeEstimate:
     """The haze if it is even and neutral: A the brightest value of 32 × 32, t what makes the dark percentile black."""
     light = float(F.adaptive_avg_pool2d(view.picture[None] * view.evidence, 32).amax())
-    t = min(max(1 - (view.darkest + BLACK) / max(light, 0.1), 0.05), 1.0)
+    t = min(max(1 - (view.dark + BLACK) / max(light, 0.1), 0.05), 1.0)
     tau = torch.full_like(view.evidence, -math.log(t))
     airlight = torch.full((3,), light)
-    return HazeEstimate(view.picture, tau, torch.ones_like(tau), airlight, view.evidence, view.darkest, 0)
+    return HazeEstimate(view.picture, tau, torch.ones_like(tau), airlight, view.evidence, view.dark, 0)
 
 
 def _answered_airlight(answer: Prediction, shown: Tensor) -> Tensor:
@@ -187,12 +187,12 @@ def _answered_airlight(answer: Prediction, shown: Tensor) -> Tensor:
 def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
     """Averaged with what the dark percentile says, in proportion to how much it knows."""
     low, high = EVEN_VEIL
-    weight = min(max((e.darkest - low) / (high - low), 0.0), 1.0)
+    weight = min(max((e.dark - low) / (high - low), 0.0), 1.0)
     if weight == 0:
         return e
     blocks = F.adaptive_avg_pool2d(e.picture[None] * e.evidence, 32).flatten(2)[0]
     brightest = blocks[:, blocks.sum(0).argmax()].clamp_min(0.1)
-    tau = -math.log(min(max(1 - (e.darkest + BLACK) / float(blocks.amax()), 0.02), 1.0))
+    tau = -math.log(min(max(1 - (e.dark + BLACK) / float(blocks.amax()), 0.02), 1.0))
     mean = (e.tau + EVEN_WEIGHT * weight * tau) / (1 + EVEN_WEIGHT * weight)
     return HazeEstimate(
         e.picture,
@@ -200,7 +200,7 @@ def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
         e.spread,
         (e.airlight + weight * brightest) / (1 + weight),
         e.evidence,
-        e.darkest,
+        e.dark,
         e.evaluations,
     )
 
@@ -209,6 +209,4 @@ def _not_below_black(e: HazeEstimate) -> HazeEstimate:
     """Thinned where the photograph would become negative: t ≥ 1 − dark channel of I/A, as J ≥ 0."""
     relative = e.picture / e.airlight.view(3, 1, 1)
     most = -torch.log((1 - dark_channel(relative[None], 7)[0, 0]).clamp(0.02, 1))
-    return HazeEstimate(
-        e.picture, torch.minimum(e.tau, most), e.spread, e.airlight, e.evidence, e.darkest, e.evaluations
-    )
+    return HazeEstimate(e.picture, torch.minimum(e.tau, most), e.spread, e.airlight, e.evidence, e.dark, e.evaluations)

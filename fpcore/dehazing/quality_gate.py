@@ -42,7 +42,7 @@ class Verdict:
     measures: dict[str, float]
 
 
-DARKEST_COUNTS, DARKEST_UP_TO = 0.45, 0.2
+DARK_COUNTS, DARK_UP_TO = 0.45, 0.2
 """How much the dark percentile, up to a value, adds to the evidence."""
 
 
@@ -50,7 +50,7 @@ def evidence_of_haze(e: HazeEstimate) -> float:
     """Mean density over the photograph, in [0, 1), uncertain places counting less; where nothing is dark, a little more."""
     weight = e.evidence / (e.spread + 0.05)
     mean = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
-    return mean + DARKEST_COUNTS * min(e.darkest, DARKEST_UP_TO)
+    return mean + DARK_COUNTS * min(e.dark, DARK_UP_TO)
 
 
 def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
@@ -60,9 +60,9 @@ def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
         "haze_amount": e.amount,
         "haze_densest": float(torch.quantile(e.density, 0.95)),
         "haze_evidence": evidence,
-        "darkest": e.darkest,
+        "darkest": e.dark,
         **{f"airlight_{name}": float(a) for name, a in zip(("red", "green", "blue"), e.airlight, strict=True)},
-        **measure(e.picture[None], result[None])[0],
+        **edit_measures(e.picture[None], result[None])[0],
     }
     said = f"haze over {float((e.density > 0.2).float().mean()):.0%} of it, densest {measures['haze_densest']:.2f}"
     if evidence < MAYBE_HAZY:
@@ -82,7 +82,7 @@ def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
     return Verdict("cleared", 1.0, f"Cleared: {said}.", measures)
 
 
-def measure(pixels: Tensor, result: Tensor) -> list[dict[str, float]]:
+def edit_measures(pixels: Tensor, result: Tensor) -> list[dict[str, float]]:
     """What can be said without truth of each of M pairs of input and result (M, 3, H, W) in [0, 1]."""
     columns = {
         "structure_distance": structure_distance(result, pixels),
@@ -115,7 +115,7 @@ def judge_edit(pixels: Tensor, result: Tensor) -> list[Verdict]:
     """
     result = result.clamp(0, 1)
     half = structure_distance(torch.lerp(pixels, result, 0.5), pixels)
-    return [_judge_edit(m, float(h)) for m, h in zip(measure(pixels, result), half, strict=True)]
+    return [_judge_edit(m, float(h)) for m, h in zip(edit_measures(pixels, result), half, strict=True)]
 
 
 def _judge_edit(m: dict[str, float], distance_at_half: float) -> Verdict:

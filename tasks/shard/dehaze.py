@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fpcore.dehazing.dehaze import Dehazed, DehazeSettings, dehaze
 from fpcore.dehazing.haze_estimate import HazeEstimate, HazeView, estimate_haze, even_estimate
-from fpcore.dehazing.quality_gate import Verdict, judge_edit, judge_estimate, measure
+from fpcore.dehazing.quality_gate import Verdict, edit_measures, judge_edit, judge_estimate
 from fpcore.dehazing.restore import Restoration, even_restoration, plan_restoration, restore, restore_picture
 from fpcore.dehazing.tone import tone_of
 from fpcore.evaluation.dark_channel import dehaze as dark_channel_dehaze
@@ -178,7 +178,7 @@ def _by_words(
             reason=verdict.reason,
             haze_map=picture,
             attention_map=picture if config.attention_maps else None,
-        ).measured({"haze_amount": e.amount, "darkest": e.darkest, **verdict.measures})
+        ).measured({"haze_amount": e.amount, "darkest": e.dark, **verdict.measures})
         strength = verdict.strength * config.strength
         status = done.inversion.status[i]
         outcomes.append(finite_outcome(status, pixels[i], done.result[i], columns, "render", strength))
@@ -199,7 +199,7 @@ def run_dark_channel(config: RunConfig, pixels: Tensor) -> tuple[list[Outcome], 
     """The dark channel prior as a baseline: thumbnails for the row, no model. Full resolution: ``dark_channel_pixels``."""
     result = dark_channel_dehaze(pixels, patch=3, radius=8)
     veil = (pixels - result.image).mean(1).clamp(0, 1)
-    measures = measure(pixels, result.image)
+    measures = edit_measures(pixels, result.image)
     shared = Columns(verdict="cleared", nfe=0, nfe_inversion=0, batch_size=config.batch_size)
     outcomes = []
     for i in range(len(pixels)):

@@ -16,7 +16,7 @@ BREAKS = {
     "sampling forgets a sign": ("fpcore/inversion/sample.py", "(z - psi[i] * d)", "(z + psi[i] * d)"),
     "the schedule's ψ": ("fpcore/inversion/schedule.py", "self.noise_prev * self.phi", "self.noise_prev"),
     "the certified bound flatters": ("fpcore/inversion/criteria.py", "rate / (1 - rate) * residual", "0 * residual"),
-    "the quality gate is open": ("fpcore/dehazing/quality_gate.py", 'return Verdict("unchanged", 0.0, m)', "pass"),
+    "the quality gate is open": ("fpcore/dehazing/quality_gate.py", "if evidence < MAYBE_HAZY:", "if False:"),
     "nothing is dehazed": ("fpcore/color_transfer.py", "np.rint(edited, out=edited)", "colours[i]"),
     "the edit does not follow the source": (
         "fpcore/editing/prompt_to_prompt.py",
@@ -26,7 +26,7 @@ BREAKS = {
     "commits overwrite": ("tasks/store/backends.py", "os.link(temporary, path)", "temporary.replace(path)"),
     "done shards are done again": ("tasks/store/ledger.py", "if shard not in done]", "]"),
     "a flipped bit passes": ("tasks/store/verify.py", "yield from _check_shard(", "yield from () and _check_shard("),
-    "metadata is lost": ("tasks/photos/encode.py", '"exif": like.exif, "icc_profile"', '"icc_profile"'),
+    "metadata is lost": ("tasks/photos/encode.py", '"exif": metadata.exif, "icc_profile"', '"icc_profile"'),
     "an outage is permanent": ("tasks/store/retry.py", "return Kind.TRANSIENT\n", "return Kind.PERMANENT\n"),
 }
 

@@ -10,9 +10,9 @@ import torch
 from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet
 from fpcore.dehazing.haze_estimate import (
-    DARKEST_SHARE,
+    DARK_SHARE,
     WEIGHTS,
-    darkest_value,
+    dark_percentile,
     estimate_haze,
     network_size,
     view_photograph,
@@ -29,36 +29,36 @@ def noise(height: int = 120, width: int = 160) -> Bytes:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_darkest_value_is_the_least_colour_that_few_pixels_undercut() -> None:
+def test_dark_percentile_is_the_least_colour_that_few_pixels_undercut() -> None:
     picture = noise()
     least = picture.min(2) / 255
-    value = darkest_value(picture)
-    assert (least < value).mean() <= DARKEST_SHARE <= (least <= value + 1 / 255).mean()
+    value = dark_percentile(picture)
+    assert (least < value).mean() <= DARK_SHARE <= (least <= value + 1 / 255).mean()
 
 
 def test_a_few_black_pixels_change_nothing_and_a_black_thing_does() -> None:
     grey = np.full((100, 100, 3), 128, np.uint8)
     grey[0, :5] = 0
-    assert darkest_value(grey) == 128 / 255
+    assert dark_percentile(grey) == 128 / 255
     grey[:4, :5] = 0
-    assert darkest_value(grey) == 0
+    assert dark_percentile(grey) == 0
 
 
 def test_sixteen_bits_say_the_same_as_eight() -> None:
     picture = noise()
-    assert darkest_value(picture.astype(np.uint16) * 257) == pytest.approx(darkest_value(picture), abs=1e-6)
+    assert dark_percentile(picture.astype(np.uint16) * 257) == pytest.approx(dark_percentile(picture), abs=1e-6)
 
 
 def test_large_photographs_are_looked_at_as_if_small() -> None:
     small = noise(480, 640)
     large = small.repeat(4, 0).repeat(4, 1)
-    assert darkest_value(large) == pytest.approx(darkest_value(small), abs=1 / 255)
+    assert dark_percentile(large) == pytest.approx(dark_percentile(small), abs=1 / 255)
 
 
 def test_what_is_transparent_is_no_dark_thing() -> None:
     picture, alpha = np.full((64, 64, 3), 200, np.uint8), np.full((64, 64), 255, np.uint8)
     picture[:32], alpha[:32] = 0, 0
-    assert darkest_value(picture, alpha) == 200 / 255
+    assert dark_percentile(picture, alpha) == 200 / 255
     assert picture[0, 0, 0] == 0  # and the photograph is as it was
 
 
@@ -67,7 +67,7 @@ def test_nothing_is_darker_than_the_veil(transmission: float) -> None:
     """I = J t + A (1 − t) with J ≥ 0, on real photographs; on these there is also something black to show it."""
     for name, photograph in clear_photographs():
         hazy = photograph / 255 * transmission + 0.9 * (1 - transmission)
-        value = darkest_value((hazy * 255).round().astype(np.uint8))
+        value = dark_percentile((hazy * 255).round().astype(np.uint8))
         assert 0.9 * (1 - transmission) - 0.003 <= value <= 0.9 * (1 - transmission) + 0.12, name
 
 
@@ -121,7 +121,7 @@ def test_frames_are_no_evidence(shade: int) -> None:
     framed = np.full((hazy.shape[0] + 80, hazy.shape[1] + 120, 3), shade, np.uint8)
     framed[40:-40, 60:-60] = hazy
     plain, within = (estimate_haze(view_photograph(p)) for p in (hazy, framed))
-    assert within.darkest == pytest.approx(plain.darkest, abs=0.03)
+    assert within.dark == pytest.approx(plain.dark, abs=0.03)
     assert within.amount == pytest.approx(plain.amount, abs=0.12)
     picture = torch.zeros(3, 20, 30)
     picture[:, 4:18, 5:] = 0.5
