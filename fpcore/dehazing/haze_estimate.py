@@ -64,9 +64,9 @@ class HazeView:
 class HazeEstimate:
     """Of one photograph, at the size the network was asked at.
 
-    ``picture`` (3, h, w) in [0, 1] that it was asked about; optical depth ``tau`` (h, w) ≥ 0; ``spread`` (h, w) > 0, the scale of
-    its error; ``airlight`` (3,); ``evidence`` (h, w): 0 in frames, 1 elsewhere; dark percentile ``dark`` in [0, 1]; ``evaluations`` of
-    the network.
+    ``picture`` (3, h, w) in [0, 1] that it was asked about; optical depth ``tau`` (h, w) ≥ 0; ``spread`` (h, w) > 0, the
+    scale of its error; ``airlight`` (3,); ``evidence`` (h, w): 0 in frames, 1 elsewhere; dark percentile ``dark`` in
+    [0, 1]; ``evaluations`` of the network.
     """
 
     picture: Tensor
