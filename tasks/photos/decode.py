@@ -21,7 +21,7 @@ from tasks.photos.exif import ORIENTATION, with_orientation
 from tasks.photos.formats import PhotoError, recognise, webp_size
 from tasks.photos.metadata import Found, Metadata, interpreted
 from tasks.photos.read_metadata import find_metadata, jpeg_segments
-from tasks.photos.tiff_kinds import TiffKind
+from tasks.photos.tiff_kinds import BITS, DEEP, EXTRA_SAMPLES, PHOTOMETRIC, PLANAR, SAMPLES, TiffKind
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -31,6 +31,10 @@ MAX_PIXELS_PER_BYTE = {"jpeg": 1000, "png": 8500}
 """A blank JPEG holds at most about 340 pixels a byte, a blank 1-bit PNG 8 × 1032: more than this is no real picture."""
 ENDS_EARLY = ("truncated", "too small", "not enough image data", "unexpected end", "read error")
 """What Pillow, libpng and libtiff say of a file that is cut off."""
+OTHER_KINDS = ("unknown pixel mode", "unknown data organization", "-bit layers", "-layer images")
+"""What Pillow says of a whole file whose samples it cannot read: 12 bits in a JPEG, grey with transparency at 16 bits."""
+EXTRA = ("extra channel",)
+"""What a picture does not carry of a file with a channel that is neither colour nor alpha."""
 UPRIGHT: dict[int, Callable[[Any], Any]] = {
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -127,6 +131,11 @@ def _area_weights(full: int, small: int, block: int) -> npt.NDArray[np.float32]:
 
 
 def _damaged(error: Exception) -> PhotoError:
+    if any(words in str(error).lower() for words in OTHER_KINDS):
+        return PhotoError(
+            "unsupported-mode",
+            f"The picture's kind of samples is not supported ({error}). Save it as RGB with 8 or 16 bits a sample.",
+        )
     if any(words in str(error).lower() for words in ENDS_EARLY):
         return PhotoError("truncated", "The file ends before the picture does. Copy or download it again.")
     name = type(error).__name__
@@ -165,10 +174,18 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF that is not turned while it is decoded: orientation has one rule for all formats."""
+    """A TIFF that is not turned while it is decoded: orientation has one rule for all formats.
+
+    What libtiff alone reads (``TiffKind.is_direct``) is opened as a kind that Pillow knows.
+    """
 
     def _setup(self) -> None:
         self.tag_v2.pop(ORIENTATION, None)
+        if self.tag_v2.get(PHOTOMETRIC) in (0, 1, 2):
+            self.tag_v2.pop(PLANAR, None)
+        if set(self.tag_v2.get(BITS, ())) == {DEEP} and self.tag_v2.get(PHOTOMETRIC) in (0, 1):
+            self.tag_v2[PHOTOMETRIC], self.tag_v2[SAMPLES], self.tag_v2[BITS] = 1, 1, (DEEP,)
+            self.tag_v2.pop(EXTRA_SAMPLES, None)
         super()._setup()
 
     def getexif(self) -> Image.Exif:
@@ -266,20 +283,33 @@ class _Samples:
 def _samples(kind: str, image: Any, data: bytes, icc: bytes | None, tiff: TiffKind | None) -> _Samples:
     if kind == "png":  # libpng checks that every row is there, and reads 16 bits
         return _Samples(imagecodecs.png_decode(data), icc)
-    if tiff is not None and tiff.is_deep:
-        return _Samples(_deep_tiff(data, tiff), icc)
+    if tiff is not None and tiff.is_direct:
+        return _direct_tiff(data, tiff, icc)
     if kind == "heic":
         return _heic(image, data, icc)
     if image.mode == "CMYK":
         return _Samples(_from_cmyk(image, icc), None, ("CMYK (converted to sRGB)",))
-    return _Samples(np.asarray(_to_plain_mode(image)), icc)
+    return _Samples(np.asarray(_to_plain_mode(image)), icc, EXTRA if tiff is not None and tiff.extra == 0 else ())
 
 
-def _deep_tiff(data: bytes, tiff: TiffKind) -> npt.NDArray[Any]:
+def _direct_tiff(data: bytes, tiff: TiffKind, icc: bytes | None) -> _Samples:
     samples = imagecodecs.tiff_decode(data, index=0)
     if tiff.is_planar and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
-    return 65535 - samples if tiff.is_negative else samples
+    if tiff.extra == 0:
+        return _Samples(samples[..., :-1], icc, EXTRA)
+    if tiff.extra == 1:
+        samples = _straight(samples)
+    return _Samples(np.iinfo(samples.dtype).max - samples if tiff.is_negative else samples, icc)
+
+
+def _straight(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Colours that were multiplied by the last channel, alpha, as they were before; where nothing is seen they stay."""
+    most, alpha = np.iinfo(samples.dtype).max, samples[..., -1:].astype(np.float64)
+    colours = np.divide(
+        samples[..., :-1] * float(most), alpha, out=samples[..., :-1].astype(np.float64), where=alpha > 0
+    )
+    return np.concatenate([np.rint(colours).clip(0, most).astype(samples.dtype), samples[..., -1:]], axis=-1)
 
 
 def _heic(image: Any, data: bytes, icc: bytes | None) -> _Samples:

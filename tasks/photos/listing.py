@@ -95,7 +95,7 @@ def _is_picture(entry: Entry, store: Store) -> bool:
     if not entry.size:
         return False
     try:
-        recognise(store.get_head(entry.key, HEAD))
+        recognise(store.get_head(entry.name, HEAD))
     except PhotoError as error:
         return error.code == "unsupported-format"
     except StoreError:

@@ -144,7 +144,7 @@ def _parts(place: Address, pattern: str | None) -> list[Address]:
     if place.scheme in WEB or not (pattern or place.path.rstrip("/").lower().endswith(".parquet")):
         return [place]
     store = open_store(place.uri)
-    names = sorted(entry.key for entry in store.list() if fnmatch(entry.key.lower(), (pattern or "*.parquet").lower()))
+    names = sorted(entry.name for entry in store.list() if fnmatch(entry.key.lower(), (pattern or "*.parquet").lower()))
     parts = [store.address(name) for name in names if not name.rpartition("/")[2].startswith(("_", "."))]
     return parts or [place]
 

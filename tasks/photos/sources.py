@@ -104,7 +104,7 @@ def _folder(
     inside = None if output is None else (parse(output) / "").uri
     left_out = inside[len(root) :] if inside and inside.startswith(root) else None
     for entry in photos_of(store, passed, output=left_out, pattern=pattern):
-        yield {"key": entry.key, "uri": store.address(entry.key).uri, "size": entry.size, "etag": entry.etag}
+        yield {"key": entry.key, "uri": store.address(entry.name).uri, "size": entry.size, "etag": entry.etag}
 
 
 def _split_pattern(source: str) -> tuple[str, str]:
@@ -126,4 +126,5 @@ def _single(source: str, access: Access) -> dict[str, Any]:
     entry = stat_uri(location)
     if entry is None:
         raise NotFound(f"{source} does not exist: check the path")
-    return {"key": location.name, "uri": location.uri, "size": entry.size, "etag": entry.etag}
+    key = location.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # as a listing has it
+    return {"key": key, "uri": location.uri, "size": entry.size, "etag": entry.etag}

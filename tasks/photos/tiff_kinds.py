@@ -9,9 +9,11 @@ from tasks.photos.formats import PhotoError
 from tasks.photos.tiff_tags import Directory, Order
 
 NEW_SUBFILE_TYPE, SUBFILE_TYPE, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 254, 255, 258, 259, 262, 277
-PLANAR, SAMPLE_FORMAT, DNG_VERSION = 284, 339, 50706
+PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION = 284, 338, 339, 50706
 REDUCED, MASK = 1, 4
 """Bits of NewSubfileType: a smaller version of another page, a transparency mask."""
+COMPRESSIONS = frozenset(COMPRESSION_INFO) - {50001}
+"""What Pillow's libtiff unpacks: all it knows but WebP."""
 SENSOR_DATA = (32803, 34892)
 """Photometric interpretations of a colour filter array and of linear raw."""
 WHITE_IS_ZERO = 0
@@ -63,7 +65,7 @@ class TiffKind:
 
     def _check_samples(self) -> None:
         compression, bits = self._number(COMPRESSION, 1), self._set(BITS, 1)
-        if compression not in COMPRESSION_INFO:
+        if compression not in COMPRESSIONS:
             raise _mode(f"is compressed by method {compression}", "Save it with LZW or Deflate")
         if self._set(SAMPLE_FORMAT, 1) - {1, 4}:
             kind = "floating-point" if 3 in self._set(SAMPLE_FORMAT, 1) else "signed or complex"
@@ -78,9 +80,17 @@ class TiffKind:
             raise _mode(f"has {self._number(SAMPLES, 1)} channels", "Save it as RGB, flattened")
 
     @property
-    def is_deep(self) -> bool:
-        """Whether samples have 16 bits."""
-        return self._set(BITS, 1) == {DEEP}
+    def is_direct(self) -> bool:
+        """Whether libtiff alone reads the samples: of 16 bits, and of 8 where each channel is stored by itself."""
+        bits = self._set(BITS, 1)
+        return bits == {DEEP} or (bits == {8} and self.is_planar and self._number(PHOTOMETRIC, 1) in (0, 1, 2))
+
+    @property
+    def extra(self) -> int | None:
+        """What the last of two or four channels is: 0 nobody says, 1 premultiplied alpha, 2 alpha; None if it is colour."""
+        if self._number(SAMPLES, 1) not in (2, 4):
+            return None
+        return self._number(EXTRA_SAMPLES, 2)
 
     @property
     def is_planar(self) -> bool:

@@ -46,6 +46,13 @@ class Entry:
     key: str
     size: int
     etag: str
+    disk_name: str | None = None
+    """The key as it stands on a disk, where that is no UTF-8 and so cannot be kept."""
+
+    @property
+    def name(self) -> str:
+        """What the store reads the object by."""
+        return self.disk_name or self.key
 
 
 class Backend(Protocol):
@@ -176,7 +183,7 @@ class LocalBackend:
         except (FileNotFoundError, NotADirectoryError):
             return
         for name in names:
-            path, key = f"{folder}/{name}", prefix + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            path, key = f"{folder}/{name}", prefix + name
             if name.endswith("/"):
                 yield from self._walk(path, key)
             elif (found := self._stat_inside(path)) is not None:
@@ -199,7 +206,11 @@ class LocalBackend:
 
 
 def _local_entry(key: str, found: os.stat_result) -> Entry:
-    return Entry(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
+    tag, kept = (
+        f"{found.st_mtime_ns:x}-{found.st_size:x}",
+        key.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+    )
+    return Entry(kept, found.st_size, tag, None if kept == key else key)
 
 
 def _clash(key: str) -> InvalidLocation:

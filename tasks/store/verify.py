@@ -113,7 +113,7 @@ def gc(ledger: Ledger, *, dry_run: bool = True) -> list[Entry]:
     leftovers = [entry for entry in ledger.store.list() if _is_leftover(entry.key, named)]
     if not dry_run:
         with ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(lambda entry: ledger.store.delete(entry.key), leftovers))
+            list(pool.map(lambda entry: ledger.store.delete(entry.name), leftovers))
     return leftovers
 
 

@@ -44,6 +44,55 @@ def test_white_may_be_zero_at_any_depth() -> None:
         np.testing.assert_array_equal(found.pixels, zoo.grey(expected))
 
 
+STORED = [
+    (kind, planar, order) for kind in (zoo.PICTURE, zoo.DEEP) for planar in ("contig", "separate") for order in "<>"
+]
+
+
+def with_last(colours: np.ndarray, last: np.ndarray, planar: str, order: str, extra: str) -> bytes:
+    """A TIFF with one channel more than colours."""
+    both = np.dstack([colours, last])
+    both = np.ascontiguousarray(np.moveaxis(both, 2, 0)) if planar == "separate" else both
+    photometric = "rgb" if colours.ndim == 3 else "minisblack"
+    return zoo.tiff(
+        both, photometric=photometric, planarconfig=planar, byteorder=order, extrasamples=[extra], metadata=None
+    )
+
+
+@pytest.mark.parametrize(("colours", "planar", "order"), STORED)
+def test_alpha_is_alpha_however_it_is_stored(colours: np.ndarray, planar: str, order: str) -> None:
+    alpha = np.ascontiguousarray(np.flipud(colours[..., 0]))
+    for shade in (colours, np.ascontiguousarray(colours[..., 1])):
+        found = decode_photo(with_last(shade, alpha, planar, order, "unassalpha"))
+        np.testing.assert_array_equal(found.pixels, shade if shade.ndim == 3 else zoo.grey(shade))
+        np.testing.assert_array_equal(found.alpha, alpha)
+
+
+@pytest.mark.parametrize(("colours", "planar", "order"), STORED)
+def test_premultiplied_colours_come_back(colours: np.ndarray, planar: str, order: str) -> None:
+    most = np.iinfo(colours.dtype).max
+    alpha = np.full(colours.shape[:2], most // 2, colours.dtype)
+    stored = np.rint(colours.astype(float) * (most // 2) / most).astype(colours.dtype)
+    found = decode_photo(with_last(stored, alpha, planar, order, "assocalpha"))
+    assert np.abs(found.pixels.astype(int) - colours).max() <= 3
+    np.testing.assert_array_equal(found.alpha, alpha)
+
+
+@pytest.mark.parametrize(("colours", "planar", "order"), STORED)
+def test_a_channel_that_is_no_alpha_is_left_out_and_named(colours: np.ndarray, planar: str, order: str) -> None:
+    found = decode_photo(with_last(colours, colours[..., 0], planar, order, "unspecified"))
+    np.testing.assert_array_equal(found.pixels, colours)
+    assert found.alpha is None
+    assert "extra channel" in found.metadata.dropped
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_white_as_zero_in_either_byte_order(order: str) -> None:
+    stored = np.ascontiguousarray(65535 - zoo.DEEP[..., 0])
+    found = decode_photo(zoo.tiff(stored, photometric="miniswhite", byteorder=order))
+    np.testing.assert_array_equal(found.pixels, zoo.grey(zoo.DEEP[..., 0]))
+
+
 DEEP_CMYK = np.dstack([zoo.DEEP, zoo.DEEP[..., :1]])
 REFUSED = {
     "pages": (
@@ -61,6 +110,11 @@ REFUSED = {
     "signed": (zoo.tiff(zoo.PICTURE.astype(np.int16), **RGB), "unsupported-mode", "signed"),
     "32 bits": (zoo.tiff(zoo.PICTURE.astype(np.uint32), **RGB), "unsupported-mode", "32 bits a sample"),
     "sensor data": (zoo.tiff(zoo.DEEP[..., 0], photometric="cfa"), "unsupported-format", "raw camera data"),
+    "webp": (
+        zoo.patched(zoo.TIFF, zoo.TIFF.index(struct.pack("<HHI", 259, 3, 1)) + 8, struct.pack("<H", 50001)),
+        "unsupported-mode",
+        "compressed by method 50001",
+    ),
     "lab": (zoo.tiff(zoo.PICTURE, photometric="cielab"), "unsupported-mode", "CIELab"),
 }
 

@@ -215,6 +215,7 @@ def foreign_cases() -> list[Case]:
         Case("tiff-pages", moving("TIFF"), code="multi-page"),
         Case("dng", tiff(PICTURE, extratags=[(50706, 1, 4, (1, 4, 0, 0), True)]), code="unsupported-format"),
         Case("raw-preview", tiff(PICTURE, subfiletype=1), code="unsupported-format"),
+        Case("jpeg-12-bit", imagecodecs.jpeg8_encode(DEEP >> 4, bitspersample=12), code="unsupported-mode"),
         Case("tiff-float", tiff(PICTURE.astype(np.float32), photometric="rgb"), code="unsupported-mode"),
         Case("tiff-half", tiff(PICTURE.astype(np.float16), photometric="rgb"), code="unsupported-mode"),
         Case("tiff-int-32", tiff(DEEP.astype(np.uint32), photometric="rgb"), code="unsupported-mode"),

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.store import errors
 from tasks.store.backends import TEMPORARY, LocalBackend
-from tasks.store.objects import open_store
+from tasks.store.objects import open_store, read_uri
 from tasks.store.retry import RetryPolicy
 from tests.servers import S3Server
 from tests.tasks.store.test_store_contract import QUICK
@@ -45,10 +45,20 @@ def test_a_store_may_itself_lie_behind_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "a" / "b.jpg").read_bytes() == b"1"
 
 
-def test_names_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"1")
-    (entry,) = open_store(str(tmp_path)).list()
-    assert entry.key == "caf\ufffd.jpg"
+def test_names_that_are_not_utf8_are_listed_and_read(tmp_path: Path) -> None:
+    names = [b"caf\xe9.jpg", b"caf\xe8.jpg", b"\xff\xfe/\x80.jpg", "\ufffd.jpg".encode()]
+    for name in names:
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name)
+    store = open_store(str(tmp_path))
+    entries = list(store.list())
+    assert sorted(entry.key for entry in entries) == sorted(name.decode(errors="replace") for name in names)
+    assert sorted(store.get(entry.name) for entry in entries) == sorted(names)
+    assert sorted(read_uri(store.address(entry.name).uri) for entry in entries) == sorted(names)
+    for entry in entries:
+        store.delete(entry.name)
+    assert not list(store.list())
 
 
 def test_a_listing_passes_over_what_vanishes_meanwhile(tmp_path: Path) -> None:
