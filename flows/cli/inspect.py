@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -83,16 +84,24 @@ def status(output: Output, as_json: AsJson = False) -> None:
     from tasks.store.ledger import Ledger
     from tasks.store.objects import open_store
 
+    unreadable: dict[str, str] = {}
     with plain_errors():
-        counts = Ledger(open_store(output)).status()
+        counts = Ledger(open_store(output)).status(unreadable)
     if as_json:
-        emit({**vars(counts), "complete": counts.complete})
+        emit({**vars(counts), "complete": counts.complete, "unreadable": unreadable})
     else:
         table = Table(show_header=False, box=None)
         for name, value in vars(counts).items():
             table.add_row(name.replace("_", " "), str(value))
         Console().print(table)
-    raise typer.Exit(0 if counts.complete else INCOMPLETE)
+        name_unreadable(unreadable.values())
+    raise typer.Exit(0 if counts.complete and not unreadable else INCOMPLETE)
+
+
+def name_unreadable(reasons: Iterable[str]) -> None:
+    """Say which objects of an output are left out, and why."""
+    for reason in reasons:
+        console.print(f"[bold red]Left out:[/] {terminal(reason)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -107,7 +116,8 @@ def verify(output: Output, as_json: AsJson = False) -> None:
     if as_json:
         emit({"problems": [vars(p) for p in problems]})
     for problem in [] if as_json else problems:
-        Console().print(f"[red]{terminal(problem)}[/]", highlight=False)
+        text = f"{terminal(problem.key)}: {terminal(problem.message)}"
+        Console().print(f"[red]{text}[/]", highlight=False, soft_wrap=True)
     if not problems and not as_json:
         Console().print("Everything planned is there, once, and undamaged.")
     raise typer.Exit(INCOMPLETE if problems else 0)
@@ -176,6 +186,7 @@ def aggregate(
     with plain_errors():
         summary = make_tables(outputs, destination)
     typer.echo(json.dumps(vars(summary), default=str))
+    name_unreadable(summary.unreadable)
 
 
 @app.command()
@@ -187,7 +198,8 @@ def report(
     from tasks.report.page import write_report
 
     with plain_errors():
-        write_report(outputs, destination)
+        written = write_report(outputs, destination)
+    name_unreadable(written.unreadable)
     typer.echo(f"{destination or outputs[0]}/report/index.html")
 
 

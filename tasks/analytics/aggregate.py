@@ -22,7 +22,7 @@ from tasks.analytics.committed import Output, Shard, list_shards, open_output, r
 from tasks.analytics.flatten import SHARD_COLUMNS, flatten_images, flatten_steps
 from tasks.analytics.part_files import PartWriter, load_manifest, save_manifest, sweep, write_table
 from tasks.analytics.summarise import small_tables
-from tasks.store.schema import SCHEMA_VERSION
+from tasks.store.errors import Corrupt, UnknownSchema
 
 GROUP_SHARDS = 64
 """Most shards in one row group."""
@@ -36,7 +36,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class AggregateSummary:
-    """What one call did: rows added, shards read, shards that were already there, seconds taken."""
+    """What one call did: rows added, shards read, shards that were already there, seconds taken.
+
+    ``unreadable``: a sentence for each object that lies where shards do and cannot be read; it is left out.
+    """
 
     destination: str
     runs: tuple[str, ...]
@@ -45,6 +48,7 @@ class AggregateSummary:
     images_new: int
     steps_new: int
     seconds: float
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,17 @@ def aggregate(outputs: Sequence[str], destination: str, progress: Progress | Non
         progress: called with (shards read, shards to read) of each run as the work goes on.
 
     Raises:
-        ValueError: no output given, an output without committed shards, or a shard of a newer ledger version.
+        ValueError: no output given, or an output without committed shards that can be read.
     """
     started = time.monotonic()
     runs = _open(outputs)
     tables = open_output(destination)
-    counts = [_aggregate_run(run, shards, tables, progress) for run, shards in runs]
+    unreadable: list[str] = []
+    counts = [_aggregate_run(run, shards, tables, progress, unreadable) for run, shards in runs]
     new, known, images, steps = (sum(column) for column in zip(*counts, strict=True))
     names = tuple(run.run for run, _ in runs)
-    return AggregateSummary(tables.url, names, new, known, images, steps, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return AggregateSummary(tables.url, names, new, known, images, steps, seconds, tuple(unreadable))
 
 
 def _open(outputs: Sequence[str]) -> list[tuple[Output, list[Shard]]]:
@@ -94,7 +100,7 @@ def _open(outputs: Sequence[str]) -> list[tuple[Output, list[Shard]]]:
 
 
 def _aggregate_run(
-    run: Output, shards: list[Shard], tables: Output, progress: Progress | None
+    run: Output, shards: list[Shard], tables: Output, progress: Progress | None, unreadable: list[str]
 ) -> tuple[int, int, int, int]:
     """Shards new and known, images and steps added."""
     manifest = load_manifest(run, shards, tables)
@@ -102,7 +108,7 @@ def _aggregate_run(
     sweep(run, tables, manifest)
     images = steps = read = 0
     writer = PartWriter(run, tables, manifest)
-    for group in _groups(run, fresh):
+    for group in _groups(run, fresh, unreadable):
         flat = flatten_steps(group.photos)
         writer.write(group.name, flat, flatten_images(group.photos))
         manifest.shards |= {shard.name: entry for shard, entry in zip(group.shards, group.entries, strict=True)}
@@ -110,18 +116,20 @@ def _aggregate_run(
         if progress:
             progress(read, len(fresh))
     writer.close()
-    if fresh:
+    if not manifest.shards:
+        raise ValueError(f"{run.url} holds no committed shard that can be read. {unreadable[-1]}")
+    if read:
         for name, rows in small_tables(run, tables, manifest).items():
             write_table(tables, name, run, rows)
         save_manifest(run, tables, manifest)
-    return len(fresh), len(shards) - len(fresh), images, steps
+    return read, len(shards) - len(fresh), images, steps
 
 
-def _groups(run: Output, shards: list[Shard]) -> Iterator[_Group]:
+def _groups(run: Output, shards: list[Shard], unreadable: list[str]) -> Iterator[_Group]:
     """Shards joined up to the size of one row group."""
     ready: list[tuple[Shard, pa.Table, dict[str, Any]]] = []
     size = 0
-    for shard, table, footer in _read(run, shards):
+    for shard, table, footer in _read(run, shards, unreadable):
         ready.append((shard, table, _entry(shard, table, footer)))
         size += table.nbytes
         if len(ready) >= GROUP_SHARDS or size >= GROUP_BYTES:
@@ -131,17 +139,21 @@ def _groups(run: Output, shards: list[Shard]) -> Iterator[_Group]:
         yield _join(ready)
 
 
-def _read(run: Output, shards: list[Shard]) -> Iterator[tuple[Shard, pa.Table, dict[str, Any]]]:
-    """Every shard's table and footer, in order; the next ones are read while the caller works."""
+def _read(run: Output, shards: list[Shard], unreadable: list[str]) -> Iterator[tuple[Shard, pa.Table, dict[str, Any]]]:
+    """Every readable shard's table and footer, in order; the next ones are read while the caller works."""
     pending: deque[tuple[Shard, Future[tuple[pa.Table, dict[str, Any]]]]] = deque()
     with ThreadPoolExecutor(4, thread_name_prefix="read-shard") as pool:
-        for shard in shards:
-            pending.append((shard, pool.submit(read_shard, run, shard, SHARD_COLUMNS)))
-            if len(pending) == READ_AHEAD:
+        for shard in [*shards, *[None] * READ_AHEAD]:
+            if shard is not None:
+                pending.append((shard, pool.submit(read_shard, run, shard, SHARD_COLUMNS)))
+            if pending and (shard is None or len(pending) == READ_AHEAD):
                 first, future = pending.popleft()
-                yield first, *future.result()
-        for first, future in pending:
-            yield first, *future.result()
+                try:
+                    found = future.result()
+                except (Corrupt, UnknownSchema) as error:
+                    unreadable.append(f"{run.url}/shards/{error}")
+                    continue
+                yield first, *found
 
 
 def _join(ready: list[tuple[Shard, pa.Table, dict[str, Any]]]) -> _Group:
@@ -151,12 +163,6 @@ def _join(ready: list[tuple[Shard, pa.Table, dict[str, Any]]]) -> _Group:
 
 def _entry(shard: Shard, table: pa.Table, footer: dict[str, Any]) -> dict[str, Any]:
     """What the manifest keeps of a shard; ``runs`` is made from these entries."""
-    version = int(footer.get("schema_version") or SCHEMA_VERSION)
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{shard.name} was written by a newer fixpoint (ledger schema {version}; this one reads up to "
-            f"{SCHEMA_VERSION}). Update fixpoint and run the command again."
-        )
     kept = ("started_at", "finished_at", "device", "method", "num_inference_steps", "model_digest", "alphas")
     known = {key: footer[key] for key in kept if footer.get(key) is not None}
     return {"etag": shard.etag, "rows": table.num_rows, **known}

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.store.errors import NotFound
+from tasks.store.errors import Corrupt, NotFound, UnknownSchema
 from tasks.store.objects import Store, open_store
-from tasks.store.schema import FOOTER_KEY, shard_schema
+from tasks.store.schema import FOOTER_KEY, SCHEMA_VERSION, shard_schema
 from tasks.store.uris import Address
 
 _SHARD = re.compile(r"shards/(\d{6}-\d{5}\.parquet)")
@@ -91,11 +92,22 @@ def read_json(output: Output, key: str) -> dict[str, Any]:
 
 
 def read_shard(output: Output, shard: Shard, columns: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
-    """Only ``columns`` of a shard, and its footer. A column the shard lacks comes back as nulls."""
-    with _open(output, shard) as file:
+    """Only ``columns`` of a shard, and its footer. A column the shard lacks comes back as nulls.
+
+    Raises:
+        Corrupt: if it is no shard.
+        UnknownSchema: if it was written by a later version.
+    """
+    with _open(output, shard) as file, _named(shard):
         parquet = pq.ParquetFile(file)
+        told = footer(parquet)
+        if not isinstance(version := told.get("schema_version", SCHEMA_VERSION), int) or version > SCHEMA_VERSION:
+            raise UnknownSchema(
+                f"{shard.name} was written by a newer fixpoint (ledger schema {version}; this one reads up to "
+                f"{SCHEMA_VERSION}). Update fixpoint and run the command again."
+            )
         present = [name for name in columns if name in parquet.schema_arrow.names]
-        return _complete(parquet.read(columns=present, use_threads=False), columns), footer(parquet)
+        return _complete(parquet.read(columns=present, use_threads=False), columns), told
 
 
 def read_rows(output: Output, shard: Shard, columns: Sequence[str], numbers: set[int]) -> Iterator[dict[str, Any]]:
@@ -115,6 +127,17 @@ def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
     except (KeyError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def _named(shard: Shard) -> Iterator[None]:
+    """What Arrow says of a damaged file becomes Corrupt; errors of the store, which have a number, stay what they are."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Corrupt(f"{shard.name} is not a readable shard ({error}): remove it or restore it from a copy") from error
 
 
 def _open(output: Output, shard: Shard) -> Any:

@@ -37,13 +37,13 @@ class Manifest:
 
 def load_manifest(run: Output, shards: list[Shard], tables: Output) -> Manifest:
     """The manifest of ``run``, or an empty one (a rebuild) where it no longer tells the truth about shards or parts."""
+    etags = {shard.name: shard.etag for shard in shards}
     try:
         manifest = Manifest(**read_json(tables, _manifest_key(run)))
-    except TypeError:
+        unchanged = all(etags.get(name) == entry["etag"] for name, entry in manifest.shards.items())
+        present = all(set(manifest.parts) <= set(_parts(tables, table, run)) for table in ("steps", "images"))
+    except (TypeError, KeyError, AttributeError):  # written by somebody else
         return Manifest(run.url)
-    etags = {shard.name: shard.etag for shard in shards}
-    unchanged = all(etags.get(name) == entry["etag"] for name, entry in manifest.shards.items())
-    present = all(set(manifest.parts) <= set(_parts(tables, table, run)) for table in ("steps", "images"))
     current = manifest.tables_version == TABLES_VERSION and manifest.output == run.url
     return manifest if unchanged and present and current else Manifest(run.url)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from tasks.analytics.summarise import connect
 from tasks.report.charts import Chart, charts_of, comparison
 from tasks.report.data import RunFacts, paired, run_facts
 from tasks.report.pictures import Shown, flagged_photos, photos_of, sample_keys, show
+from tasks.store.errors import Corrupt, UnknownSchema
 from tasks.store.schema import PATH
 from tasks.text import markdown
 
@@ -45,6 +47,8 @@ class ReportSummary:
     failed: int
     flagged: int
     markdown: str
+    unreadable: tuple[str, ...] = ()
+    """A sentence for each object that lies where shards do and cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def write_report(outputs: Sequence[str], destination: str | None = None, *, max_
             roots = {output.run: output for output in map(open_output, outputs)}
             create_paths(connection, roots)
             reports, charts = _collect(connection, done.runs, roots, max_pictures)
-    return _write(open_output(destination or outputs[0]), reports, charts)
+    return _write(open_output(destination or outputs[0]), reports, charts, done.unreadable)
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
@@ -97,10 +101,19 @@ def create_paths(connection: duckdb.DuckDBPyConnection, roots: dict[str, Output]
     found = [
         {"run": run, "key": row["key"], **entry}
         for run, output in roots.items()
-        for row in read_shard(output, list_shards(output)[0], ["key", "paths"])[0].to_pylist()
+        for row in _first_rows(output)
         for entry in row["paths"] or ()
     ]
     connection.register("paths", pa.Table.from_pylist(found, schema=schema))
+
+
+def _first_rows(output: Output) -> list[dict[str, Any]]:
+    """Keys and paths of the first shard that can be read."""
+    for shard in list_shards(output):
+        with contextlib.suppress(Corrupt, UnknownSchema):
+            rows: list[dict[str, Any]] = read_shard(output, shard, ["key", "paths"])[0].to_pylist()
+            return rows
+    return []
 
 
 def _collect(
@@ -125,9 +138,9 @@ def _collect(
     return reports, comparison(connection, facts) if len(facts) > 1 else []
 
 
-def _write(target: Output, reports: list[RunReport], charts: list[Chart]) -> ReportSummary:
-    html, markdown = (_render(name, reports, charts) for name in ("report.html.j2", "report.md.j2"))
-    record = {"runs": [_as_json(report) for report in reports]}
+def _write(target: Output, reports: list[RunReport], charts: list[Chart], unreadable: tuple[str, ...]) -> ReportSummary:
+    html, markdown = (_render(name, reports, charts, unreadable) for name in ("report.html.j2", "report.md.j2"))
+    record = {"runs": [_as_json(report) for report in reports], "unreadable": list(unreadable)}
     content = {
         "report/index.html": html.encode("utf-8", "replace"),
         "report/report.md": markdown.encode("utf-8", "replace"),
@@ -147,6 +160,7 @@ def _write(target: Output, reports: list[RunReport], charts: list[Chart]) -> Rep
         failed=sum(one.failed for one in facts),
         flagged=sum(one.flagged for one in facts),
         markdown=markdown,
+        unreadable=unreadable,
     )
 
 
@@ -154,7 +168,7 @@ def _as_json(report: RunReport) -> dict[str, Any]:
     return asdict(report.facts) | {"flagged_photos": report.listed}
 
 
-def _render(name: str, reports: list[RunReport], charts: list[Chart]) -> str:
+def _render(name: str, reports: list[RunReport], charts: list[Chart], unreadable: tuple[str, ...]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks.report", "templates"),
         autoescape=name.endswith(".html.j2"),
@@ -164,7 +178,9 @@ def _render(name: str, reports: list[RunReport], charts: list[Chart]) -> str:
     )
     environment.filters |= {"number": number, "percent": percent, "cell": markdown, "paired": paired}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return environment.get_template(name).render(reports=reports, charts=charts, written=written)
+    return environment.get_template(name).render(
+        reports=reports, charts=charts, written=written, unreadable=unreadable[:MAX_LISTED], left_out=len(unreadable)
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

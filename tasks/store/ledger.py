@@ -23,10 +23,10 @@ import json
 import posixpath
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,6 +63,8 @@ MAX_OPEN = 256
 """Open shards that a checkpoint names at most; with more of them a large job is under way, and none is written."""
 NEWS_AT_A_TIME = 64
 """Plans that are held in memory at a time while a history is made."""
+
+Read = TypeVar("Read")
 
 __all__ = ["CommitOutcome", "Ledger", "Picture", "RunStatus", "ShardId", "picture_key"]
 
@@ -270,36 +272,53 @@ class Ledger:
     # history
 
     def history(
-        self, *, anew: bool = False, plans: int | None = None, without: frozenset[ShardId] = frozenset()
+        self,
+        *,
+        anew: bool = False,
+        plans: int | None = None,
+        without: frozenset[ShardId] = frozenset(),
+        unreadable: dict[str, str] | None = None,
     ) -> History:
         """What became of every planned photo: the newest readable checkpoint, and what was written after it.
 
         Plans and commits are read once each, ``READERS`` at a time. ``anew`` reads all of them and no checkpoint;
-        ``plans`` ends with this one, and shards ``without`` are taken to be open.
+        ``plans`` ends with this one, and shards ``without`` are taken to be open. ``unreadable``: plans and commits that
+        cannot be read are named here, by key, and left out, instead of raising Corrupt or UnknownSchema.
         """
         base = History() if anew else self._checkpoint()
         numbers = [number for number in self.plans() if number > base.plans and number <= (plans or number)]
         with ThreadPoolExecutor(READERS) as pool:
             done = self._committed_since(base, numbers, pool) - without
             reopened = sorted({shard.plan for shard in base.open_shards})
-            history = base.extended([self._reopened(base, plan, done) for plan in reopened])
+            history = base
+            for plan in reopened:
+                history = history.extended(self._reopened(base, plan, done, unreadable))
             for at in range(0, len(numbers), NEWS_AT_A_TIME):
-                history = history.extended(self._new(numbers[at : at + NEWS_AT_A_TIME], done, pool))
+                history = history.extended(self._new(numbers[at : at + NEWS_AT_A_TIME], done, pool, unreadable))
         return history
 
-    def _new(self, plans: list[int], done: set[ShardId], pool: ThreadPoolExecutor) -> list[PlanNews]:
+    def _new(
+        self, plans: list[int], done: set[ShardId], pool: ThreadPoolExecutor, unreadable: dict[str, str] | None
+    ) -> list[PlanNews]:
         """Plans, and the facts of their committed shards."""
-        tables = dict(zip(plans, pool.map(self._read_plan, plans), strict=True))
+        read = pool.map(lambda plan: _or_named(unreadable, plan_key(plan), self._read_plan, plan), plans)
+        tables = {plan: table for plan, table in zip(plans, read, strict=True) if table is not None}
         shards = sorted(shard for shard in done if shard.plan in tables)
-        facts = dict(zip(shards, pool.map(self._facts, shards, (tables[s.plan] for s in shards)), strict=True))
-        return [_news(plan, tables[plan], facts) for plan in plans]
+        told = pool.map(lambda one: _or_named(unreadable, one.key, self._facts, one, tables[one.plan]), shards)
+        facts = {shard: one for shard, one in zip(shards, told, strict=True) if one is not None}
+        return [_news(plan, table, facts) for plan, table in tables.items()]
 
-    def _reopened(self, base: History, plan: int, done: set[ShardId]) -> PlanNews:
+    def _reopened(
+        self, base: History, plan: int, done: set[ShardId], unreadable: dict[str, str] | None
+    ) -> list[PlanNews]:
         """The rows of a plan's shards that a checkpoint left open."""
-        table = self.read_plan(plan)
+        table = _or_named(unreadable, plan_key(plan), self.read_plan, plan)
+        if table is None:
+            return []
         shards = [shard for shard in base.open_shards if shard.plan == plan]
         rows = table.filter(pc.is_in(table["shard"], pa.array([shard.shard for shard in shards], pa.int32())))
-        return _news(plan, rows, {shard: self._facts(shard, table) for shard in shards if shard in done})
+        told = {shard: _or_named(unreadable, shard.key, self._facts, shard, table) for shard in shards if shard in done}
+        return [_news(plan, rows, {shard: facts for shard, facts in told.items() if facts is not None})]
 
     def facts(self, shard: ShardId) -> ShardFacts:
         """What a commit says of its rows."""
@@ -424,9 +443,12 @@ class Ledger:
         """The footer of a committed shard: attempt id, counts, and what the run put there."""
         return self._footer(ShardId(plan, shard).key)
 
-    def status(self) -> RunStatus:
-        """Counts, from checkpoints and footers alone."""
-        return self.history().status()
+    def status(self, unreadable: dict[str, str] | None = None) -> RunStatus:
+        """Counts, from checkpoints and footers alone. ``unreadable``: names what cannot be read instead of raising."""
+        if unreadable is not None:
+            with contextlib.suppress(NotFound):
+                _or_named(unreadable, "run.json", self.run)
+        return self.history(unreadable=unreadable).status()
 
     # reading
 
@@ -454,6 +476,19 @@ def picture_key(key: str, suffix: str) -> str:
     own = posixpath.splitext(safe)[1].lower()
     same = own == suffix or any({own, suffix} <= family for family in SAME_FORMAT)
     return "images/" + (safe if same else safe + suffix)
+
+
+def _or_named(
+    unreadable: dict[str, str] | None, key: str, read: Callable[..., Read], *arguments: object
+) -> Read | None:
+    """What ``read`` returns; None, named in ``unreadable`` if there is one, for an object that cannot be read."""
+    try:
+        return read(*arguments)
+    except (Corrupt, UnknownSchema) as error:
+        if unreadable is None:
+            raise
+        unreadable[key] = str(error)
+        return None
 
 
 def _news(plan: int, rows: pa.Table, facts: dict[ShardId, ShardFacts]) -> PlanNews:

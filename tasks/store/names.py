@@ -39,6 +39,11 @@ def plan_numbers(keys: Iterable[str]) -> list[int]:
     return sorted(int(match.group(1)) for key in keys if (match := _PLAN.fullmatch(key)))
 
 
+def is_known(key: str) -> bool:
+    """Whether a plan or a commit may have this key."""
+    return bool(_PLAN.fullmatch(key) or _SHARD.fullmatch(key))
+
+
 def checkpoint_key(plans: int, shards: int) -> str:
     """Key of a checkpoint over so many plans and committed shards; the newest comes last in the order of the keys."""
     return f"checkpoints/{plans:06d}-{shards:08d}.parquet"

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from tasks.store.backends import TEMPORARY
 from tasks.store.errors import NotFound, StoreError
 from tasks.store.ledger import READERS, Ledger, ShardId
+from tasks.store.names import is_known
 from tasks.store.objects import Entry, Store
 
 
@@ -49,6 +50,10 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
             yield from _check_shard(ledger, shard, pool)
     for entry in ledger.store.list("checkpoints/"):
         yield from _attempt(entry.key, functools.partial(_check_checkpoint, ledger, entry.key))
+    for folder in ("plans/", "shards/"):
+        for entry in ledger.store.list(folder):
+            if not (is_known(entry.key) or _is_leftover(entry.key, set())):
+                yield Problem(entry.key, "Fixpoint writes no object of this name: remove it, or keep it elsewhere")
 
 
 def _check_checkpoint(ledger: Ledger, key: str) -> None:

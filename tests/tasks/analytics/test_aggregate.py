@@ -290,16 +290,45 @@ def test_keys_of_any_shape_come_through(tmp_path: Path) -> None:
     assert count == 5
 
 
-def test_newer_ledgers_and_empty_outputs_are_refused_in_words(copy: Path, tmp_path: Path) -> None:
+def test_empty_outputs_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no committed shards"):
         aggregate([str(tmp_path / "nothing")], str(tmp_path / "tables"))
     with pytest.raises(ValueError, match="No output given"):
         aggregate([], str(tmp_path / "tables"))
-    path = next(copy.glob("shards/*.parquet"))
-    newer = pq.ParquetFile(path).read().select(["plan", "key"])
-    pq.write_table(newer.replace_schema_metadata({FOOTER_KEY: json.dumps({"schema_version": 99})}), path)
-    with pytest.raises(ValueError, match="newer fixpoint"):
-        aggregate([str(copy)], str(tmp_path / "tables"))
+
+
+def damage(path: Path, kind: str) -> None:
+    """Something else in a shard's place."""
+    if kind == "newer":
+        newer = pq.ParquetFile(path).read().select(["plan", "key"])
+        pq.write_table(newer.replace_schema_metadata({FOOTER_KEY: json.dumps({"schema_version": 99})}), path)
+    elif kind == "foreign":
+        pq.write_table(pa.table({"key": [1, 2], "steps": ["a", "b"]}), path)
+    else:
+        path.write_bytes({"empty": b"", "garbage": b"PAR1" + bytes(50), "cut": path.read_bytes()[:-40]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["newer", "foreign", "empty", "garbage", "cut"])
+def test_what_is_no_shard_is_named_and_left_out(copy: Path, tmp_path: Path, kind: str) -> None:
+    first, second, third = sorted(copy.glob("shards/*.parquet"))
+    damage(second, kind)
+    done = aggregate([str(copy)], str(tmp_path / "tables"))
+    assert (done.shards_new, len(done.unreadable)) == (2, 1)
+    assert f"shards/{second.name}" in done.unreadable[0]
+    again = aggregate([str(copy)], str(tmp_path / "tables"))
+    assert (again.shards_new, again.shards_known, len(again.unreadable)) == (0, 2, 1)
+    for path in (first, third):
+        damage(path, kind)
+    with pytest.raises(ValueError, match="no committed shard that can be read"):
+        aggregate([str(copy)], str(tmp_path / "more"))
+
+
+def test_a_manifest_of_somebody_else_is_made_anew(ledger: Path, tmp_path: Path) -> None:
+    aggregate([str(ledger)], str(tmp_path))
+    (kept,) = (tmp_path / "_manifest").iterdir()
+    for text in ('{"shards": {"a": 1}}', '{"shards": {"a": {}}, "output": 1, "parts": 2}', "[]", "", '{"no": 1}'):
+        kept.write_text(text)
+        assert aggregate([str(ledger)], str(tmp_path)).shards_new == 3
 
 
 def test_progress_counts_up_to_the_new_shards(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
