@@ -45,6 +45,16 @@ def at_request(number: int, kind: str) -> Decide:
     return lambda index, method, path: kind if index == number else None
 
 
+def is_listing(path: str) -> bool:
+    """Whether this is a request for a page of keys."""
+    return "list-type=2" in path
+
+
+def stale(index: int, method: str, path: str) -> str | None:
+    """Every listing is answered as it was first, whatever was written since; all else is as it is."""
+    return "stale" if is_listing(path) else None
+
+
 class FaultProxy(ThreadingHTTPServer):
     """Forwards to ``endpoint``, except where ``decide`` says otherwise; counts what it did."""
 
@@ -56,6 +66,8 @@ class FaultProxy(ThreadingHTTPServer):
         self.upstream = urlsplit(endpoint).netloc
         self.silence = silence
         self.lock = threading.Lock()
+        self.listings: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}
+        """The first answer to each listing: what the fault "stale" answers for ever."""
         self.set(nothing)
 
     @property
@@ -93,6 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "timeout":
             return self._fall_silent()
         status, headers, reply = self._forward(body)
+        if is_listing(self.path):
+            first = self.server.listings.setdefault(self.path, (status, headers, reply))
+            status, headers, reply = first if fault == "stale" else (status, headers, reply)
         if fault == "500-after":
             return self._refuse(500, "InternalError")
         if fault == "reset-after":

@@ -21,6 +21,8 @@ from tasks.store.schema import FOOTER_KEY, SCHEMA_VERSION, shard_schema
 from tasks.store.uris import Address
 
 _SHARD = re.compile(r"shards/(\d{6}-\d{5}\.parquet)")
+PLACE = ("plan", "shard", "row", "key")
+"""Columns of every shard: which planned photo a row is of."""
 _BLOCK = 1 << 20
 """Bytes asked for at least when a column is read from a remote shard."""
 
@@ -86,7 +88,7 @@ def read_json(output: Output, key: str) -> dict[str, Any]:
     """The JSON object at ``key``; empty if there is none or it is not an object."""
     try:
         value = json.loads(output.store.get(key))
-    except (NotFound, ValueError):
+    except (NotFound, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -106,6 +108,8 @@ def read_shard(output: Output, shard: Shard, columns: Sequence[str]) -> tuple[pa
                 f"{shard.name} was written by a newer fixpoint (ledger schema {version}; this one reads up to "
                 f"{SCHEMA_VERSION}). Update fixpoint and run the command again."
             )
+        if not set(PLACE) <= set(parquet.schema_arrow.names):
+            raise Corrupt(f"{shard.name} has no columns {', '.join(PLACE)}: remove it, Fixpoint did not write it")
         present = [name for name in columns if name in parquet.schema_arrow.names]
         return _complete(parquet.read(columns=present, use_threads=False), columns), told
 
@@ -124,7 +128,7 @@ def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
     """The footer entry of a plan or shard; empty where it is missing or not JSON."""
     try:
         value = json.loads((parquet.metadata.metadata or {})[FOOTER_KEY])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -203,6 +203,8 @@ class Ledger:
     def _read_plan(self, plan: int) -> pa.Table:
         """All rows of a plan, checked; ``read_plan`` keeps the last two in memory."""
         rows = self._load(plan_key(plan), PLAN)
+        if any(rows[name].null_count for name in ("shard", "row", "key")):
+            raise Corrupt(f"{self.store.shown(plan_key(plan))} is no plan of this version: restore it from a copy")
         self._plan_sizes[plan] = {"rows": len(rows), "shards": (pc.max(rows["shard"]).as_py() or 0) + 1}
         return rows
 
@@ -345,6 +347,8 @@ class Ledger:
         name, data = str(self.store.shown(key)), self.store.get(key)
         table, footer = parquet.decode(data, name, CHECKPOINT), parquet.read_footer(data, name)
         try:
+            if any(column.null_count for column in table.columns):
+                raise ValueError("gaps")
             return History.restored(table, footer)
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise Corrupt(f"{name} is no checkpoint of this version: remove it, it is made anew") from error

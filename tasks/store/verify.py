@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tasks.store.backends import TEMPORARY
 from tasks.store.errors import NotFound, StoreError
 from tasks.store.ledger import READERS, Ledger, ShardId
-from tasks.store.names import is_known
+from tasks.store.names import is_known, plan_key
 from tasks.store.objects import Entry, Store
 
 
@@ -39,7 +39,7 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
         yield Problem("plans/", f"Plans are numbered {plans}: one is missing; restore it from a copy")
     expected: set[ShardId] = set()
     for plan in plans:
-        yield from _attempt(f"plans/{plan}", functools.partial(_add_shards, ledger, plan, expected))
+        yield from _attempt(plan_key(plan), functools.partial(_add_shards, ledger, plan, expected))
     done = set(ledger.committed())
     for shard in sorted(expected - done):
         yield Problem(shard.key, "This shard is not committed: run the same command again to finish it")
@@ -106,20 +106,39 @@ def _picture_problem(store: Store, row: dict[str, str]) -> Problem | None:
 def gc(ledger: Ledger, *, dry_run: bool = True) -> list[Entry]:
     """What killed or losing attempts left behind: temporary files, probes, pictures that no commit names.
 
-    Deletes them if ``dry_run`` is False. Do not run it while a run works on the same output.
+    Deletes them if ``dry_run`` is False. A run that begins meanwhile stops it: what it may have taken over is put back.
 
     Raises:
-        ValueError: while shards are open, for their pictures look like leftovers.
+        ValueError: while shards are open, for their pictures look like leftovers; or if a run has begun meanwhile.
         Corrupt: if a commit cannot be read, for its pictures are unknown then.
     """
+    plans = ledger.plans()
     if still_open := len(ledger.open_shards()):
         raise ValueError(f"{still_open} shards are still open: finish the run first, then clean up")
     named = {path for shard in ledger.committed() for path in _pictures(ledger.read_shard(*shard, ["output_path"]))}
     leftovers = [entry for entry in ledger.store.list() if _is_leftover(entry.key, named)]
     if not dry_run:
         with ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(lambda entry: ledger.store.delete(entry.name), leftovers))
+            for at in range(0, len(leftovers), READERS):
+                _delete(ledger, [entry.name for entry in leftovers[at : at + READERS]], plans, pool)
     return leftovers
+
+
+def _delete(ledger: Ledger, keys: list[str], plans: list[int], pool: ThreadPoolExecutor) -> None:
+    """Delete leftovers, unless there is a plan beside ``plans``: a run stores its pictures after its plan.
+
+    It may have found a leftover picture that is its own, bit by bit, just before the deletion; that one is put back.
+    """
+    pictures = [key for key in keys if key.startswith("images/")]
+    kept = dict(zip(pictures, pool.map(ledger.store.get, pictures), strict=True))
+    if begun := ledger.plans() != plans:
+        kept.clear()
+    else:
+        list(pool.map(ledger.store.delete, keys))
+        begun = ledger.plans() != plans
+    if begun:
+        list(pool.map(ledger.store.put_new, kept, kept.values()))
+        raise ValueError("A run has begun meanwhile: finish it first, then clean up; what it may need is in its place")
 
 
 def _pictures(table: pa.Table) -> list[str]:

@@ -14,7 +14,7 @@ from tests.chaos import mutants, tiny_job
 from tests.chaos.check_output import check
 from tests.chaos.claims import contradictions
 from tests.chaos.tiny_job import QUICK, Job
-from tests.fault_proxy import FAULTS, FaultProxy, at_random, at_request, nothing, run_proxy
+from tests.fault_proxy import FAULTS, FaultProxy, at_random, at_request, nothing, run_proxy, stale
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.server
@@ -180,3 +180,21 @@ def test_an_absent_object_is_absent_at_once(proxy: FaultProxy, seaweedfs: S3Serv
     with pytest.raises(NotFound):
         store.get("k")
     assert proxy.requests == 1
+
+
+@pytest.mark.parametrize("photos", [6, 9])
+def test_listings_of_before_the_first_run_give_no_photo_two_rows(
+    proxy: FaultProxy, seaweedfs: S3Server, tmp_path: Path, photos: int
+) -> None:
+    """A second run whose store lists nothing of the first, nor of its own; the third sees what there is, and ends it."""
+    first = new_job(seaweedfs, tmp_path, 6, 3)
+    proxy.set(nothing)
+    tiny_job.run(first)
+    second = Job(first.output, photos, 3, first.log)
+    proxy.set(stale)
+    tiny_job.run(second)
+    assert proxy.faults["stale"] > 2
+    assert check(second.output, partial=True) == []
+    proxy.set(nothing)
+    tiny_job.run(second)
+    assert judge(second, proxy) == []
