@@ -90,6 +90,11 @@ def _why_not(entry: Entry, store: Store, asked: frozenset[str]) -> str | None:
     return suffix if PLAIN_SUFFIX.fullmatch(suffix) else OTHER
 
 
+def is_photo(entry: Entry, store: Store) -> bool:
+    """Whether a file is a photo by its name or by its content, also one that gets a row saying what is wrong."""
+    return PurePosixPath(entry.key).suffix.lower() in PHOTO_SUFFIXES | RAW_SUFFIXES or _is_picture(entry, store)
+
+
 def _is_picture(entry: Entry, store: Store) -> bool:
     """Whether a file's first bytes are a picture's, also of a kind that gets a row saying it is not supported."""
     if not entry.size:

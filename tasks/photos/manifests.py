@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,14 +18,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tasks.edit_settings import OPTIONS, blend_pair, own_options
 from tasks.photos.decode import PhotoLimits, decode_photo
-from tasks.photos.manifest_formats import MAX_TEXT, PARQUET, PLACES, Broken, Inside, Row, read_rows, read_table
+from tasks.photos.manifest_formats import PARQUET, read_rows
+from tasks.photos.manifest_rows import MAX_TEXT, PLACES, Broken, Inside, Row
+from tasks.photos.manifest_tables import read_table
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.cells import open_table
 from tasks.store.errors import StoreError
 from tasks.store.objects import open_store, read_uri, stat_uri, store_of
 from tasks.store.uris import WEB, Address, Cell, parse, show
 
-MANIFEST_SUFFIXES = {".csv", ".tsv", ".jsonl", ".parquet", ".json"}
+MANIFEST_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json"}
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file name is a manifest's, gzipped or not."""
+    return PurePosixPath(name.lower().removesuffix(".gz")).suffix in MANIFEST_SUFFIXES
+
+
 ALIASES = {
     "source_prompt": "prompt",
     "original_prompt": "prompt",
@@ -31,6 +42,8 @@ ALIASES = {
     "editing_prompt": "target_prompt",
 }
 COLUMNS = ("prompt", "target_prompt", "blended_word", "editing_type", "seed")
+GAPS = frozenset({"", "nan", "NaN", "NAN", "null", "NULL", "None", "none", "<NA>"})
+"""How tools write that nothing is there."""
 MAX_MANIFEST_BYTES = 2**29
 MAX_LINES = 10_000_000
 MASK_LIMITS = PhotoLimits(max_pixels=40_000_000, max_bytes=64_000_000)
@@ -39,7 +52,7 @@ MASK_LIMITS = PhotoLimits(max_pixels=40_000_000, max_bytes=64_000_000)
 def _number(value: Any) -> Any:
     """A number as tools write it: pandas makes 7.0 of 7 beside a gap, and NaN or nothing of the gap."""
     if isinstance(value, str):
-        value = None if value.strip().lower() in {"", "nan", "null", "none", "<na>"} else _float(value)
+        value = None if value.strip() in GAPS else _float(value)
     if isinstance(value, bool):
         raise ValueError("must be a number")
     if isinstance(value, float):
@@ -49,7 +62,7 @@ def _number(value: Any) -> Any:
 
 def _float(text: str) -> float:
     try:
-        return float(text)
+        return float(re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", text.strip()))  # a comma where the separator is a semicolon
     except ValueError:
         raise ValueError("must be a number") from None
 
@@ -136,7 +149,7 @@ def _rows(address: Address, access: Access) -> Iterator[Row | Broken]:
         table = open_table(store, key)
         if table.read(len(PARQUET)) == PARQUET:
             return read_table(table, WANTED)
-    return read_rows(read_uri(address, access=access, max_bytes=MAX_MANIFEST_BYTES), WANTED)
+    return read_rows(read_uri(address, access=access, max_bytes=MAX_MANIFEST_BYTES), WANTED, MAX_MANIFEST_BYTES)
 
 
 def _parts(place: Address, pattern: str | None) -> list[Address]:
@@ -175,6 +188,8 @@ class _Reader:
             return {**entry, "problem": f"{where}: {error}"}
 
     def _beside(self, where: str) -> dict[str, Any]:
+        if "\\" in where and self._base.scheme == "file" and not Path(self._base.path, where).exists():
+            where = where.replace("\\", "/")  # written on Windows
         address = self._address(where)
         return {"key": _key(where, address), "uri": address.uri}
 
@@ -280,7 +295,9 @@ def _path_of(value: Any) -> Any:
 
 def _is_gap(value: Any) -> bool:
     """Whether a tool meant that nothing is there."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return (
+        value is None or (isinstance(value, str) and value in GAPS) or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _complaint(found: Any) -> str:
@@ -296,7 +313,7 @@ def _key(where: str, address: Address) -> str:
     """The photo's relative path; of a whole address the name alone, which never holds a signature."""
     if "://" in where or where.startswith("/") or address.scheme in WEB:
         return address.name or address.bucket
-    return where
+    return "/".join(part for part in where.split("/") if part != ".")
 
 
 def _cell(part: Address, inside: Inside) -> Address:

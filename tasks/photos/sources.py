@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from tasks.photos.listing import PHOTO_SUFFIXES, PassedOver, photos_of
-from tasks.photos.manifests import MANIFEST_SUFFIXES, read_manifest
+from tasks.photos.listing import PHOTO_SUFFIXES, PassedOver, is_photo, photos_of
+from tasks.photos.manifests import MANIFEST_SUFFIXES, is_manifest, read_manifest
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.errors import InvalidLocation, NotFound
-from tasks.store.objects import open_store, stat_uri
+from tasks.store.objects import open_store, stat_uri, store_of
 from tasks.store.uris import WEB, parse
 
 WILD = "*?["
@@ -47,7 +47,7 @@ def _entries(source: str, output: str | None, access: Access, passed: PassedOver
             yield from read_manifest(source, access)
         case "folder":
             yield from _folder(source, output, passed)
-        case "file" if PurePosixPath(source).suffix.lower() in MANIFEST_SUFFIXES:
+        case "file" if is_manifest(source):
             yield from read_manifest(source, access)
         case "file":
             yield _single(source, access)
@@ -126,5 +126,7 @@ def _single(source: str, access: Access) -> dict[str, Any]:
     entry = stat_uri(location)
     if entry is None:
         raise NotFound(f"{source} does not exist: check the path")
+    if location.cell is None and not is_photo(entry, store_of(location)[0]):
+        raise InvalidLocation(f"{source} is no photo and no manifest: give a {WHAT}")
     key = location.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # as a listing has it
     return {"key": key, "uri": location.uri, "size": entry.size, "etag": entry.etag}

@@ -120,7 +120,10 @@ def test_links_that_lead_out_and_linked_folders_are_counted(tmp_path: Path) -> N
         ("photos.zip", "is an archive or compressed: unpack it"),
         ("photos.tar", "unpack it"),
         ("photos.tar.gz", "unpack it"),
-        ("list.csv.gz", "unpack it"),
+        ("list.gz", "unpack it"),
+        ("table.xlsx", "no photo and no manifest"),
+        ("list.yaml", "no photo and no manifest"),
+        ("noext", "no photo and no manifest"),
         ("list.txt", "write 'path' as its first line and name it .csv"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tasks.edit_settings import OPTIONS
-from tasks.photos.manifest_formats import MAX_TEXT
+from tasks.photos import manifests
+from tasks.photos.manifest_rows import MAX_TEXT
 from tasks.photos.manifests import Line, mask_of, read_manifest
 from tasks.store.access import Access
 from tasks.store.errors import StoreError
@@ -63,6 +65,38 @@ WRITTEN = {
     "hugging-face.jsonl": '{"file_name": "a.jpg", "prompt": "haze"}\n',
     "image-struct.jsonl": '{"image": {"bytes": null, "path": "a.jpg"}, "prompt": "haze"}\n',
     "source-uri.csv": "source_uri,prompt\na.jpg,haze\n",
+    "crlf.csv": PLAIN.replace("\n", "\r\n"),
+    "mac.csv": PLAIN.replace("\n", "\r"),
+    "quotes.csv": '"path","prompt"\n"a.jpg","haze"\n',
+    "excel-quoted.csv": '"sep=;"\npath;prompt\na.jpg;haze\n',
+    "comments.csv": "# made by a tool\n#\npath,prompt\n# the first\na.jpg,haze\n",
+    "blank-lines.csv": "\n \n\npath,prompt\n\na.jpg,haze\n\n",
+    "index.csv": ",path,prompt\n0,a.jpg,haze\n",
+    "more-columns.csv": 'id,path,label,prompt,note\n1,a.jpg,x,haze,"a, b"\n',
+    "trailing-separator.csv": "path,prompt,\na.jpg,haze,\n",
+    "padded.csv": "path , prompt\na.jpg , haze\n",
+    "put-together.csv": PLAIN + PLAIN,
+    "pipes.csv": PLAIN.replace(",", "|"),
+    "utf16-le.csv": b"\xff\xfe" + PLAIN.encode("utf-16-le"),
+    "utf16-be-without-mark.csv": PLAIN.encode("utf-16-be"),
+    "utf16.jsonl": '{"path": "a.jpg", "prompt": "haze"}\n'.encode("utf-16"),
+    "gzip.csv.gz": gzip.compress(PLAIN.encode()),
+    "gzip.jsonl.gz": gzip.compress(b'{"path": "a.jpg", "prompt": "haze"}\n'),
+    "gzip-unnamed.csv": gzip.compress(PLAIN.encode("utf-16")),
+    "windows.csv": "path,prompt\n.\\a.jpg,haze\n",
+    "dot.csv": "path,prompt\n./a.jpg,haze\n",
+    "image-path.csv": "Image Path,Prompt\na.jpg,haze\n",
+    "file-path.csv": "filepath,prompt\na.jpg,haze\n",
+    "newlines.ndjson": '{"path": "a.jpg", "prompt": "haze"}\n',
+    "indented.json": json.dumps([{"path": "a.jpg", "prompt": "haze"}], indent=2),
+    "indented-objects.jsonl": '{\n "path": "a.jpg",\n "prompt": "haze"\n}\n{\n "path": "b.jpg"\n}\n',
+    "commas.jsonl": '{"path": "a.jpg", "prompt": "haze"},\n{"path": "b.jpg"},\n',
+    "one-line.jsonl": '{"path": "a.jpg", "prompt": "haze"}{"path": "b.jpg"}',
+    "indented-utf16.json": json.dumps([{"path": "a.jpg", "prompt": "haze"}], indent=2).encode("utf-16"),
+    "pandas-columns.json": '{"path": {"0": "a.jpg", "1": "b.jpg"}, "prompt": {"0": "haze", "1": null}}',
+    "pandas-split.json": '{"columns": ["path", "prompt"], "index": [0], "data": [["a.jpg", "haze"]]}',
+    "pandas-list.json": '{"path": ["a.jpg"], "prompt": ["haze"]}',
+    "coco.json": '{"info": {}, "images": [{"id": 1, "file_name": "a.jpg", "prompt": "haze"}], "annotations": [{"id": 1}]}',
 }
 
 
@@ -70,8 +104,73 @@ WRITTEN = {
 def test_each_tool_is_understood(folder: Path, name: str) -> None:
     found = entries(folder, name, WRITTEN[name])
     assert (found[0]["key"], found[0]["prompt"]) == ("a.jpg", "haze")
-    assert found[0]["uri"] == f"file://{folder}/a.jpg"
+    assert found[0]["uri"] in (f"file://{folder}/a.jpg", f"file://{folder}/./a.jpg")
     assert not [entry for entry in found if "problem" in entry]
+
+
+def test_a_list_of_paths(folder: Path) -> None:
+    assert [entry["key"] for entry in entries(folder, "x.json", '["a.jpg", "b.jpg"]')] == ["a.jpg", "b.jpg"]
+
+
+def test_line_separators_within_text_end_no_line(folder: Path) -> None:
+    """JavaScript and Python write them as they are; ``str.splitlines`` takes them for ends of lines."""
+    for odd in "\u2028\u2029\x85\x0b\x0c\x1c\x1e":
+        prompt, expected = f"haze{odd}and fog", [("a.jpg", f"haze{odd}and fog"), ("b.jpg", None)]
+        if odd >= " ":  # control characters may not stand in JSON
+            lines = json.dumps({"path": "a.jpg", "prompt": prompt}, ensure_ascii=False) + '\n{"path": "b.jpg"}\n'
+            assert [(entry["key"], entry.get("prompt")) for entry in entries(folder, "x.jsonl", lines)] == expected
+        found = entries(folder, "x.csv", f"path,prompt\na.jpg,{prompt}\nb.jpg,\n")
+        assert [(entry["key"], entry.get("prompt")) for entry in found] == expected
+
+
+@pytest.mark.parametrize("broken", ['s1/0001.jpg,"haze', 's1/0001.jpg,"ha"ze', "s1/0001.jpg,a,b", '"s1/0001.jpg,haze'])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_broken_line_takes_no_other_along(folder: Path, broken: str, separator: str) -> None:
+    lines = "\n".join(["path,prompt", "a.jpg,x", broken, "b.jpg,y", 'a.jpg,"two\nlines"', "b.jpg,z"])
+    found = entries(folder, "x.csv", lines.replace(",", separator))
+    assert [entry.get("prompt") for entry in found if "problem" not in entry] == ["x", "y", "two\nlines", "z"]
+    (problem,) = [entry["problem"] for entry in found if "problem" in entry]
+    assert "row 2" in problem
+
+
+@pytest.mark.parametrize("gap", ["", "NaN", "nan", "NULL", "null", "None", "<NA>"])
+def test_gaps_are_gaps_in_any_column(folder: Path, gap: str) -> None:
+    (entry, other) = entries(folder, "x.csv", f"path,prompt,seed,amplify\na.jpg,{gap},{gap},{gap}\n{gap},x,,\n")
+    assert entry.keys() == {"key", "uri"}
+    assert "column path is empty" in other["problem"]
+
+
+def test_commas_as_decimal_points_beside_semicolons(folder: Path) -> None:
+    (entry,) = entries(folder, "x.csv", "path;amplify;seed\na.jpg;1,5;7,0\n")
+    assert (json.loads(entry["edit_settings"])["amplify"], entry["seed"]) == (1.5, 7)
+
+
+def test_a_zero_byte_in_text_makes_no_utf16_of_it(folder: Path) -> None:
+    found = entries(folder, "x.csv", b"path,prompt\na.jpg,ha\0ze\nb\0.jpg,x\nb.jpg,y\n")
+    assert [(entry["key"], "problem" in entry) for entry in found] == [
+        ("a.jpg", False),
+        ("b\\x00.jpg", True),
+        ("b.jpg", False),
+    ]
+
+
+def test_gzip_unpacks_within_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(b"path\n" + b"a.jpg\n" * 1000)
+    with pytest.raises(ValueError, match="gzip that ends early"):
+        entries(folder, "x.csv.gz", packed[:-9])
+    with pytest.raises(ValueError, match="damaged gzip"):
+        entries(folder, "x.csv.gz", packed[:20] + b"xxxxx" + packed[25:])
+    monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", 3000)
+    with pytest.raises(ValueError, match="unpacks to more than 3,000 bytes"):
+        entries(folder, "x.csv.gz", packed)
+
+
+@pytest.mark.parametrize(
+    ("magic", "said"), [(b"PK\3\4", "Excel"), (b"ARROW1\0\0", "Arrow"), (b"\xd0\xcf\x11\xe0", "Excel")]
+)
+def test_tables_of_other_programs_are_called_so(folder: Path, magic: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{said}.*: save it as CSV"):
+        entries(folder, "x.csv", magic + bytes(100))
 
 
 def test_numbers_as_pandas_writes_them(folder: Path) -> None:
