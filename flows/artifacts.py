@@ -18,6 +18,7 @@ from prefect.artifacts import (
 from flows.totals import totals
 from tasks.report.thumbnails import before_and_after
 from tasks.shard.progress import PROGRESS, Pace, worker
+from tasks.text import markdown, target
 
 COLUMNS = ("plan", "shard", "photos", "failed", "nfe", "seconds", "worker", "model_loads")
 MAX_ROWS = 1000
@@ -71,9 +72,10 @@ class Board:
     def publish(self, report: str | None) -> None:
         """The report, some photos before and after, and where the results are."""
         if report is not None:
-            create_markdown_artifact(report, key="report", description=f"Report on {self.output}")
+            create_markdown_artifact(report, key="report", description=f"Report on {markdown(self.output)}")
         places = [(shard["plan"], shard["shard"]) for shard in self.done if shard["photos"]]
         for key, picture in before_and_after(self.output, places):
-            create_image_artifact(picture, key="before-after", description=f"{key}: before, after")
+            create_image_artifact(picture, key="before-after", description=f"{markdown(key)}: before, after")
         for name in ("images", "report/index.html") if report is not None else ("images",):
-            create_link_artifact(f"{self.output}/{name}", key="output", link_text=f"{self.output}/{name}")
+            place = f"{self.output}/{name}"
+            create_link_artifact(target(place), key="output", link_text=markdown(place))

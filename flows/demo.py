@@ -16,6 +16,7 @@ from rich.table import Table
 
 from flows.cli.app import run
 from fpcore.builtin.demo_photographs import write_hazy
+from tasks.text import terminal
 
 DEFAULT = "demo/photos"
 
@@ -32,11 +33,12 @@ def show_results(output: str, measures: dict[str, str], title: str) -> None:
     first, second = measures.values()
     rows = duckdb.execute(
         f"""SELECT key, {first}, {second}, verdict, nfe
-        FROM read_parquet('{output}/shards/*.parquet') WHERE status = 'ok' ORDER BY key"""  # noqa: S608
+        FROM read_parquet(?) WHERE status = 'ok' ORDER BY key""",  # noqa: S608
+        [f"{output}/shards/*.parquet"],
     ).fetchall()
     table = Table("photo", *measures, "verdict", "evaluations", title=title)
     for key, *values, verdict, nfe in rows:
-        table.add_row(key, *(f"{x:.3g}" for x in values), verdict, str(nfe))
+        table.add_row(terminal(key), *(f"{x:.3g}" for x in values), verdict, str(nfe))
     if rows:
         table.add_section()
         table.add_row("mean", *(f"{np.mean([row[i] for row in rows]):.3g}" for i in (1, 2)), "", "")

@@ -17,6 +17,7 @@ from prefect import flow
 from flows.batch import run_batch
 from flows.execution import Execution
 from tasks.config import DehazingMethod, RunConfig
+from tasks.text import markdown as cell
 
 MEASURES = """
     count(*) FILTER (status = 'ok') AS photos,
@@ -125,7 +126,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
     lines = ["| " + " | ".join(n.replace("_", " ") for n in names) + " |", "|" + "---|" * len(names)]
     for row in rows:
-        cells = ["" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
+        cells = ["" if v is None else f"{v:.3f}" if isinstance(v, float) else cell(v) for v in row.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

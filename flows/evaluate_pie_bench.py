@@ -17,6 +17,7 @@ from tasks.evaluation.contact_sheet import SheetRow, edit_sheet
 from tasks.evaluation.pie_bench import measure_run, published_rows
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store, read_uri
+from tasks.text import markdown as cell
 
 NAMES = {
     "ddim": "P2P",
@@ -134,12 +135,18 @@ def _lines(rows: Table, with_type: bool = False) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in sorted(rows, key=lambda r: str(r["type"])) if with_type else rows:
         measured = not row["published"]
-        first = [row["type"]] if with_type else []
+        first = [cell(row["type"])] if with_type else []
         name = NAMES.get(row["method"], row["method"]) if measured else f"{row['method']} (published)"
         pictures = (
             f"{row['pictures']} of {row['planned']}" if measured and not with_type else row.get("pictures", "700")
         )
-        cells = [*first, name, row["guidance"] or "", str(pictures), *(_cell(row[metric]) for metric in HEADS)]
+        cells: list[Any] = [
+            *first,
+            name,
+            row["guidance"] or "",
+            str(pictures),
+            *(_cell(row[metric]) for metric in HEADS),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -151,7 +158,7 @@ def _cell(measure: dict[str, Any]) -> str:
 def _missing(table: Table) -> str:
     """Why measures are unavailable, each reason once."""
     reasons = {
-        f"- {HEADS[metric]}: {row[metric]['reason']}"
+        f"- {HEADS[metric]}: {cell(row[metric]['reason'])}"
         for row in table
         for metric in HEADS
         if not row["published"] and row[metric]["value"] is None and row[metric]["reason"]

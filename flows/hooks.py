@@ -9,6 +9,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
 
 from tasks.report.failures import failure_summary
+from tasks.text import markdown
 
 
 def publish_failures(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -18,11 +19,11 @@ def publish_failures(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
     """
     del flow
     output = flow_run.parameters.get("output")
-    heading = f"# {flow_run.name}: {state.name}\n\n{state.message or ''}\n\n"
+    heading = f"# {markdown(flow_run.name)}: {markdown(state.name)}\n\n{markdown(state.message or '')}\n\n"
     artifact = ArtifactCreate(
         key="failures",
         type="markdown",
-        description=f"What is left to do in {output}",
+        description=f"What is left to do in {markdown(output)}",
         data=heading + failure_summary(str(output)),
         flow_run_id=flow_run.id,
     )

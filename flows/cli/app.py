@@ -106,7 +106,7 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool, with_repor
     if summary.get("passed_over"):
         from tasks.photos.listing import PassedOver
 
-        console.print(f"Passed over: {PassedOver(summary['passed_over'])}.", highlight=False)
+        console.print(terminal(f"Passed over: {PassedOver(summary['passed_over'])}."), highlight=False)
     folder = output.rstrip("/")
     shown = terminal(folder)
     report = f"   Report: {shown}/report/index.html" if with_report else ""

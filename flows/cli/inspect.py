@@ -23,7 +23,7 @@ from flows.cli.terminal import (
     emit,
     plain_errors,
 )
-from tasks.text import terminal
+from tasks.text import plain, terminal
 
 app = typer.Typer()
 
@@ -44,7 +44,7 @@ def doctor(
         table = Table(show_header=False, box=None)
         for name, value in found.items():
             table.add_row(
-                name.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+                name.replace("_", " "), "\n".join(map(terminal, value if isinstance(value, (list, tuple)) else [value]))
             )
         Console().print(table)
     raise typer.Exit(0 if found.get("loads") else USAGE)
@@ -72,7 +72,7 @@ def analyze(
                     num_inference_steps=steps,
                     photos=photos,
                     seed=seed,
-                    on_progress=lambda line: console.print(line, highlight=False, soft_wrap=True),
+                    on_progress=lambda line: console.print(terminal(line), highlight=False, soft_wrap=True),
                 )
             )
         )
@@ -133,7 +133,7 @@ def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; o
     with plain_errors():
         leftovers = collect(Ledger(open_store(output)), dry_run=not delete)
     for entry in leftovers:
-        typer.echo(entry.key)
+        typer.echo(plain(entry.key))
     console.print(
         f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False
     )
@@ -166,7 +166,7 @@ def plan(
     table = Table(show_header=False, box=None)
     answer["passed_over"] = str(PassedOver(answer["passed_over"])) or "nothing"
     for name, value in answer.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), terminal(value))
     Console().print(table)
     if rows:
         sizes = Table(*(name.replace("_", " ") for name in rows[0]))
@@ -210,7 +210,7 @@ def settings() -> None:
 
     table = Table("name", "default", "meaning")
     for name, field in RunConfig.model_fields.items():
-        table.add_row(name, str(field.default), field.description)
+        table.add_row(name, terminal(field.default), terminal(field.description or ""))
     Console().print(table)
 
 

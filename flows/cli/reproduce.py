@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows.cli.terminal import AsJson, Output, console, plain_errors, progress_bar
+from tasks.text import terminal
 
 What = Literal["fig1", "fig2", "fig6", "table1", "table2"]
 INVERSION_METHODS = ("ddim", "intra-path", "inter-path", "certified")
@@ -50,7 +51,7 @@ def _figure(what: str, output: str, data: str | None, model: str, photos: int, s
 
     return reproduce_figure(
         what, output, source=data, pretrained_model_name_or_path=model, num_inference_steps=steps,  # type: ignore[arg-type]
-        photos=photos, seed=seed, on_progress=lambda line: console.print(line, highlight=False, soft_wrap=True),
+        photos=photos, seed=seed, on_progress=lambda line: console.print(terminal(line), highlight=False, soft_wrap=True),
     )  # fmt: skip
 
 

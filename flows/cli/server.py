@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.terminal import console, settings_of
+from tasks.text import terminal
 
 app = typer.Typer()
 LIMIT = "fixpoint-gpu"
@@ -60,7 +61,9 @@ def server(
     if database is not None:
         environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
     console.print(
-        f"Elsewhere:  export PREFECT_API_URL={environment['PREFECT_API_URL']}", highlight=False, soft_wrap=True
+        terminal(f"Elsewhere:  export PREFECT_API_URL={environment['PREFECT_API_URL']}"),
+        highlight=False,
+        soft_wrap=True,
     )
     os.execve(sys.executable, [sys.executable, "-P", "-m", "prefect", "server", "start"], environment)  # noqa: S606
 
@@ -81,8 +84,11 @@ def setup(
     ensure_pool(gpu_pool, kind, gpus, gpu=True)
     ensure_limit(limit, slots or 2 * gpus)  # a shard in work, and one that is read or written, for each
     ensure_watch()
-    console.print(f"Pools {pool} and {gpu_pool} ({kind}, {gpus} at a time); limit {limit}: {slots or 2 * gpus}.")
-    console.print(f"Workers:  prefect worker start --pool {pool}   and   prefect worker start --pool {gpu_pool}")
+    told = f"Pools {pool} and {gpu_pool} ({kind}, {gpus} at a time); limit {limit}: {slots or 2 * gpus}."
+    console.print(terminal(told))
+    console.print(
+        terminal(f"Workers:  prefect worker start --pool {pool}   and   prefect worker start --pool {gpu_pool}")
+    )
 
 
 @app.command()

@@ -29,6 +29,7 @@ from tasks.photos.sources import list_photos
 from tasks.shard.load import load
 from tasks.store.objects import Store, open_store
 from tasks.store.planned import PlannedPhoto
+from tasks.text import plain
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
@@ -167,7 +168,7 @@ def read_pictures(source: str, output: str, count: int, size: tuple[int, int]) -
     for row, entry in enumerate(islice(list_photos(source, output=output), count)):
         loaded = load(PlannedPhoto(shard=0, row=row, **entry), PhotoLimits())
         if loaded.photo is None:
-            log.warning("skipped %s: %s", entry["key"], loaded.failure and loaded.failure.message)
+            log.warning("skipped %s: %s", plain(entry["key"]), loaded.failure and loaded.failure.message)
             continue
         keys.append(entry["key"])
         pixels.append(torch.from_numpy(model_input(loaded.photo, size)))

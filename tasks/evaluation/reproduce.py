@@ -24,6 +24,7 @@ from fpcore.models.load import load_model
 from tasks.evaluation.convergence import PATH_STEPS, put_figure, read_pictures
 from tasks.evaluation.convergence_figures import FIRST_STEPS, draw
 from tasks.store.objects import open_store
+from tasks.text import csv
 
 PaperFigure = Literal["fig1", "fig2", "fig6"]
 FIGURES: tuple[PaperFigure, ...] = get_args(PaperFigure)
@@ -99,4 +100,6 @@ def _free_photographs(folder: Path) -> str:
 
 def _csv(columns: Columns) -> bytes:
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]).encode() + b"\n"
+    return (
+        "\n".join([",".join(columns), *(",".join(str(csv(value)) for value in row) for row in rows)]).encode() + b"\n"
+    )
