@@ -43,7 +43,7 @@ ROOMS = {
     "tasks.shard": {"tasks.photos", "tasks.store", "tasks.config", "tasks.edit_settings"},
     "tasks.analytics": {"tasks.store", "tasks.config"},
     "tasks.report": {"tasks.text", "tasks.analytics", "tasks.photos", "tasks.store", "tasks.config"},
-    "tasks.evaluation": {"tasks.shard", "tasks.photos", "tasks.store", "tasks.config"},
+    "tasks.evaluation": {"tasks.text", "tasks.shard", "tasks.photos", "tasks.store", "tasks.config"},
     "tasks.estimate": {"tasks.photos", "tasks.store"},
     "tasks.steps": {
         "tasks.shard",
