@@ -19,17 +19,19 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from skimage.segmentation import felzenszwalb
 from torch import Tensor, nn
 
 from fpcore.builtin.photographs import list_photographs
-from fpcore.builtin.real_haze import RealHaze, render_real_haze
+from fpcore.builtin.real_haze import SEGMENTS, RealHaze, render_real_haze
 from fpcore.dehazing.haze_density import STRIDE, HazeDensityNet, Prediction, first_airlight, pooled_airlight
 
 log = logging.getLogger(__name__)
 CROP = 128
-SHORT_SIDE = 208
+SHORT_SIDE = 288
+JOINED = 0.3
+"""Share of crops joined from two photographs side by side, so that no photograph is learnt by heart."""
 LEAST_TRANSMISSION = 0.1
 
 
@@ -61,24 +63,28 @@ def segments_of(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def draw_crops(scenes: Sequence[Scene], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``count`` crops (count, 3, CROP, CROP) in [0, 1] and their segments, half of them mirrored."""
-    pixels, segments = [], []
-    for _ in range(count):
-        scene = scenes[int(torch.randint(len(scenes), (), generator=generator))]
-        _, h, w = scene.pixels.shape
-        u, v, s, squeeze, mirror = torch.rand(5, generator=generator).tolist()
-        tall = int(CROP + s * (SHORT_SIDE - CROP))
-        wide = min(w, int(tall * (1 + squeeze * 0.3)))
-        y, x = int(u * (h - tall)), int(v * (w - wide))
-        crop = scene.pixels[None, :, y : y + tall, x : x + wide].float() / 255
-        crop = F.interpolate(crop, (CROP, CROP), mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
-        labels = F.interpolate(scene.segments[None, None, y : y + tall, x : x + wide].float(), (CROP, CROP))[
-            0, 0
-        ].long()
-        flip = mirror < 0.5
-        pixels.append(crop.flip(-1) if flip else crop)
-        segments.append(labels.flip(-1) if flip else labels)
-    return torch.stack(pixels), torch.stack(segments)
+    """``count`` crops (count, 3, CROP, CROP) in [0, 1] and their segments, some joined from two photographs."""
+    drawn = [_draw_crop(scenes, generator) for _ in range(count)]
+    pixels, segments = (torch.stack(x) for x in zip(*drawn, strict=True))
+    joined = torch.rand(count, generator=generator) < JOINED
+    at = torch.rand(count, generator=generator) * 0.6 + 0.2
+    right = (torch.arange(CROP) >= at[:, None] * CROP) & joined[:, None]
+    pixels = torch.where(right[:, None, None], pixels.roll(1, 0), pixels)
+    segments = torch.where(right[:, None], segments.roll(1, 0) + SEGMENTS // 2, segments)
+    return pixels, segments
+
+
+def _draw_crop(scenes: Sequence[Scene], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    scene = scenes[int(torch.randint(len(scenes), (), generator=generator))]
+    _, h, w = scene.pixels.shape
+    u, v, s, squeeze, mirror = torch.rand(5, generator=generator).tolist()
+    tall = int(CROP + s * (SHORT_SIDE - CROP))
+    wide = min(w, int(tall * (1 + squeeze * 0.3)))
+    y, x = int(u * (h - tall)), int(v * (w - wide))
+    crop = scene.pixels[None, :, y : y + tall, x : x + wide].float() / 255
+    crop = F.interpolate(crop, (CROP, CROP), mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
+    labels = F.interpolate(scene.segments[None, None, y : y + tall, x : x + wide].float(), (CROP, CROP))[0, 0].long()
+    return (crop.flip(-1), labels.flip(-1)) if mirror < 0.5 else (crop, labels)
 
 
 def jittered_guess(haze: RealHaze, generator: torch.Generator) -> Tensor:
@@ -122,10 +128,14 @@ def loss_of(p: Prediction, haze: RealHaze, guess: Tensor) -> dict[str, Tensor]:
 WEIGHTS = {"depth": 1.0, "light": 0.3, "airlight": 1.0, "picture": 6.0}
 
 
-def train(scenes: Sequence[Scene], out: Path, minutes: float, batch: int, rate: float, seed: int) -> HazeDensityNet:
-    """Train for ``minutes`` in all; the average of the weights comes back."""
+def train(
+    scenes: Sequence[Scene], out: Path, minutes: float, batch: int, rate: float, seed: int, start: Path | None = None
+) -> HazeDensityNet:
+    """Train for ``minutes`` in all, from the weights ``start`` if given; the average of the weights comes back."""
     torch.manual_seed(seed)
     net, average = HazeDensityNet(), HazeDensityNet().requires_grad_(False)
+    if start is not None:
+        net.load_state_dict(load_file(start))
     average.load_state_dict(net.state_dict())
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
@@ -177,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fpcore.dehazing.train_haze_density", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of clear photographs")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint and weights go here")
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--without", type=Path, help="file of names, one a line, to keep out of training")
     parser.add_argument("--minutes", type=float, default=30, help="resumed time included")
     parser.add_argument("--batch-size", type=int, default=24)
@@ -191,7 +202,7 @@ def main() -> None:
     paths = [path for path, _ in list_photographs(args.folders) if path.name not in kept_out]
     scenes = [load_scene(path) for path in paths]
     log.info("%d photographs", len(scenes))
-    train(scenes, args.out, args.minutes, args.batch_size, args.learning_rate, args.seed)
+    train(scenes, args.out, args.minutes, args.batch_size, args.learning_rate, args.seed, args.start)
 
 
 if __name__ == "__main__":
