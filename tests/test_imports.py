@@ -148,3 +148,10 @@ def test_fpcore_works_without_prefect_and_storage() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_dehazing_by_default_imports_no_diffusion_libraries() -> None:
+    """They cost ten times what one photograph does."""
+    line = "import sys, tasks.steps; print(sorted({'diffusers', 'transformers', 'torchmetrics'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -10,23 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fpcore.builtin.haze_levels import DENSEST, HAZE_LEVELS
 from fpcore.builtin.photographs import Crops
 from fpcore.builtin.rendered_haze import random_evenness, render_haze
 from fpcore.builtin.text import frequent_words
-
-HAZE_LEVELS = ("clear", "faint haze", "light haze", "moderate haze", "thick haze", "dense haze")
-"""Prompts for a growing haze density (1 − mean transmission), evenly spaced from 0 to ``DENSEST``."""
-DENSEST = 0.8
-
-
-def level_weights(density: Tensor) -> Tensor:
-    """How much each of ``HAZE_LEVELS`` is meant at each place: density (B, 1, h, w) in [0, 1] → (B, K, h, w), sum 1.
-
-    Linear between the two nearest levels.
-    """
-    position = density.clamp(0, DENSEST) / DENSEST * (len(HAZE_LEVELS) - 1)
-    levels = torch.arange(len(HAZE_LEVELS), device=density.device).view(1, -1, 1, 1)
-    return (1 - (position - levels).abs()).clamp_min(0)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fpcore.builtin.recipes import HAZE_LEVELS, level_weights
+from fpcore.builtin.haze_levels import HAZE_LEVELS, level_weights
 from fpcore.editing.attention import PlacedPrompts, controlled, join_prompts
 from fpcore.editing.edit import edit
 from fpcore.editing.settings import EditSettings

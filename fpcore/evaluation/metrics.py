@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from fpcore.evaluation.dark_channel import PATCH, dark_channel
 
@@ -19,6 +18,8 @@ COLLAPSED = 0.2
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB over all pixels and colours of each picture, peak 1; infinite if equal."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # here: it imports its measures of text and sound
+
     dims = tuple(range(1, image.ndim))
     return peak_signal_noise_ratio(image, reference, data_range=1.0, reduction="none", dim=dims)
 
@@ -28,6 +29,8 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
 
     The border counts, with the pictures mirrored there, as torchmetrics does it; scikit-image leaves 5 pixels out.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     values = structural_similarity_index_measure(
         image, reference, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
     )

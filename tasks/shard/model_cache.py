@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from fpcore.models.load import load_model
 from fpcore.models.model import Model
 from tasks.config import RunConfig
 from tasks.shard.progress import PROGRESS
@@ -21,6 +20,8 @@ _lock = threading.Lock()
 
 def model_for(config: RunConfig) -> Model:
     """The model a configuration names. An explicit lock, because ``lru_cache`` loads twice under threads."""
+    from fpcore.models.load import load_model  # here: a run that asks no diffusion model imports no diffusers
+
     options = {name: getattr(config, name) for name in LOADING}
     options["inpainting"] = (config.operation, config.task) == ("restore", "inpaint")
     key = (config.pretrained_model_name_or_path, *options.values())

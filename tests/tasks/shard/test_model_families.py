@@ -92,7 +92,7 @@ def test_flow_samplers_edit_flow_models_and_no_others(
     [
         ({"operation": "invert", "sampler": "o-belm"}, "is not for rectified flow"),
         ({"operation": "edit", "attention_maps": True}, "leave attention_maps out"),
-        ({"operation": "dehaze"}, "--method regenerate"),
+        ({"operation": "dehaze", "dehaze_variant": "words-by-place"}, "--method regenerate"),
         ({"operation": "invert", "num_inference_steps": 1001}, "less than or equal to 1000"),
     ],
 )
