@@ -30,8 +30,11 @@ RAW_SUFFIXES = frozenset(
 SIDECAR_SUFFIXES = frozenset({".xmp", ".thm", ".aae", ".lrv", ".pp3", ".dop", ".db", ".ini"})
 """Passed over by name: cameras and editors write them beside the photo (a .thm is a small JPEG)."""
 SERVICE_FOLDERS = frozenset(
-    {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", "#snapshot", "lost+found", "System Volume Information"}
-)
+    {
+        "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@__thumb", "@sharebin", "#recycle", "#snapshot", "__macosx",
+        "$recycle.bin", "recycler", "lost+found", "system volume information", "_vti_cnf",
+    }
+)  # fmt: skip
 """Folders that servers and systems keep their own copies in; so are those whose names begin with a dot."""
 HEAD = 64
 """Bytes from which a picture is told where the name does not say."""
@@ -59,7 +62,7 @@ def photos_of(
     """
     asked = frozenset((pattern or "").split("/"))
     for entry in store.list():
-        if (output and entry.key.startswith(output)) or (pattern and not fnmatch(entry.key, pattern)):
+        if (output and entry.key.startswith(output)) or (pattern and not _fits(entry.key, pattern)):
             continue
         why = _why_not(entry, store, asked)
         if why is None:
@@ -70,10 +73,15 @@ def photos_of(
         passed[LINKS] += links
 
 
+def _fits(key: str, pattern: str) -> bool:
+    """Whether a key fits a pattern; ``**/`` may stand for no folder at all."""
+    return fnmatch(key, pattern) or fnmatch(key, pattern.replace("**/", ""))
+
+
 def _why_not(entry: Entry, store: Store, asked: frozenset[str]) -> str | None:
     """Why a file is passed over, None for a photo. Hidden names that were ``asked`` for are not hidden."""
     *folders, name = entry.key.split("/")
-    if any((folder.startswith(".") or folder in SERVICE_FOLDERS) and folder not in asked for folder in folders):
+    if any((folder.startswith(".") or folder.lower() in SERVICE_FOLDERS) and folder not in asked for folder in folders):
         return HIDDEN_FOLDERS
     if name.startswith("."):
         return HIDDEN_FILES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -56,6 +57,33 @@ def test_what_servers_and_systems_keep_is_passed_over_and_counted(tmp_path: Path
     assert passed.pop(".nef (raw camera data)") == passed.pop(".dng (raw camera data)") == 1
     assert passed.pop(".txt") == passed.pop(".mp4") == passed.pop(".csv") == 1
     assert sum(passed.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "folder", ["@Recycle", "@Recently-Snapshot", ".@__thumb", "#Recycle", "$Recycle.Bin", "RECYCLER", "_vti_cnf", ".dtrash",
+               ".picasaoriginals", ".AppleDouble", ".Spotlight-V100", ".git", "@EADIR", "lost+found"],
+)  # fmt: skip
+def test_service_folders_of_other_systems(tmp_path: Path, folder: str) -> None:
+    write(tmp_path, "a.jpg", f"sub/{folder}/deep/b.jpg")
+    assert listed(tmp_path) == (["a.jpg"], {HIDDEN_FOLDERS: 1})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "keys"),
+    [
+        ("**/*.jpg", ["Holiday [2024]/b.jpg", "a.jpg", "sub/deep/c.jpg"]),
+        ("sub/**/*.jpg", ["sub/deep/c.jpg"]),
+        ("Holiday [2024]/*.jpg", ["Holiday [2024]/b.jpg"]),
+        ("*/b.jp[g]", ["Holiday [2024]/b.jpg"]),
+        ("./?.jpg", ["a.jpg"]),
+    ],
+)
+def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, keys: list[str]) -> None:
+    write(tmp_path, "a.jpg", "Holiday [2024]/b.jpg", "sub/deep/c.jpg")
+    monkeypatch.chdir(tmp_path)
+    for source in (pattern, f"{tmp_path}/{pattern}"):
+        found = [Path(unquote(urlsplit(entry["uri"]).path)) for entry in list_photos(source)]
+        assert sorted(str(path.relative_to(tmp_path)) for path in found) == keys
 
 
 def test_hidden_folders_are_listed_when_asked_for(tmp_path: Path) -> None:
