@@ -128,7 +128,7 @@ def read_layout(folder: Path, variant: str | None = None) -> Layout:
     index_file = folder / "model_index.json"
     index = _read_config(index_file, folder) if index_file.is_file() else {}
     _check_index(index)
-    return Layout(folder, {name: _read_component(folder, name, variant) for name in names}, index)
+    return Layout(folder, {name: _read_component(folder, name, variant, index) for name in names}, index)
 
 
 def _refuse_code(folder: Path) -> None:
@@ -207,11 +207,11 @@ def _refuse_code_settings(value: object, name: Path) -> None:
         _refuse_code_settings(item, name)
 
 
-def _read_component(folder: Path, name: str, variant: str | None) -> Component:
+def _read_component(folder: Path, name: str, variant: str | None, index: dict[str, Any]) -> Component:
     part = folder / name
     config_file = part / CONFIG_FILE[name]
     config = _read_config(config_file, folder)
-    class_name = _class_name(name, config)
+    class_name = _class_name(name, config) or _indexed_class(index.get(name))
     if class_name not in ALLOWED_CLASSES[name]:
         raise UnsafeModelError(
             f"{name} is a {class_name}; Fixpoint loads only {', '.join(ALLOWED_CLASSES[name])} there"
@@ -246,6 +246,11 @@ def _class_name(name: str, config: dict[str, Any]) -> object:
     if name.startswith("tokenizer"):
         return config.get("tokenizer_class", "CLIPTokenizer")
     return config.get("_class_name")
+
+
+def _indexed_class(entry: object) -> object:
+    """What model_index.json says, as the pipeline goes by; for configurations that do not name their class."""
+    return entry[1] if isinstance(entry, list) and len(entry) > 1 else None
 
 
 def _tokenizer_files(part: Path, class_name: str) -> tuple[Path, ...]:

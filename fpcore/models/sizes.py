@@ -80,14 +80,26 @@ def _at_least(config: dict[str, Any], class_name: str) -> int:
     return 0
 
 
+SCHEDULE_KINDS = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+}
+"""What a schedule may name; the first is what it is if it names nothing, or what makes no difference then."""
+
+
 def check_schedule(config: dict[str, Any]) -> None:
-    """Raise ValueError unless a schedule is 1 to 10,000 steps with finite 0 < β < 1."""
+    """Raise ValueError unless a schedule is 1 to 10,000 steps with finite 0 < β < 1, of kinds that diffusers knows."""
     steps = config.get("num_train_timesteps", 1000)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
         raise ValueError(f"num_train_timesteps is {steps!r}: it must be 1 to {MAX_TRAIN_TIMESTEPS:,}")
     betas = config.get("trained_betas")
     if betas is not None and not (isinstance(betas, list) and 1 <= len(betas) <= MAX_TRAIN_TIMESTEPS):
         raise ValueError(f"trained_betas must be a list of 1 to {MAX_TRAIN_TIMESTEPS:,} numbers")
+    if betas is not None and len(betas) != steps:
+        raise ValueError(f"trained_betas holds {len(betas)} numbers, and num_train_timesteps is {steps}")
+    for name, kinds in SCHEDULE_KINDS.items():
+        if (kind := config.get(name, kinds[0])) not in kinds:
+            raise ValueError(f"{name} is {kind!r}: it must be one of {', '.join(kinds)}")
     named = [("trained_betas", beta) for beta in betas or ()]
     named += [(name, config[name]) for name in ("beta_start", "beta_end") if config.get(name) is not None]
     for name, beta in named:

@@ -18,6 +18,18 @@ VARIANTS = {
     "trailing, alpha one": ({**DDIM, "timestep_spacing": "trailing", "set_alpha_to_one": True}, 7),
     "cosine": ({**DDIM, "beta_schedule": "squaredcos_cap_v2"}, 10),
     "x0": ({**DDIM, "prediction_type": "sample"}, 10),
+    "PNDM, as Stable Diffusion 1": ({"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 0}, 10),
+    "Euler ancestral, linspace": (
+        {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "linspace"},
+        10,
+    ),
+    "DPM++, trailing": ({"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing"}, 10),
+    "DDPM": ({"_class_name": "DDPMScheduler", "variance_type": "fixed_small"}, 10),
+    "500 trained steps": ({**DDIM, "num_train_timesteps": 500}, 10),
+    "linear": ({**DDIM, "beta_schedule": "linear"}, 10),
+    "nothing of the prediction": ({**DDIM, "prediction_type": None}, 10),
+    "one step": ({**DDIM, "set_alpha_to_one": True}, 1),
+    "settings of others": ({**DDIM, "foo": 1, "bar": {"a": [2]}, "use_karras_sigmas": True}, 10),
     "zero terminal SNR, leading": ({**DDIM, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, 10),
 }
 
@@ -54,6 +66,18 @@ def test_samples_are_the_pipelines(name, model_folder, tmp_path):
     ).images
     schedule, condition = Schedule.from_scheduler(model.scheduler, steps), model.embed(["a cat"])
     torch.testing.assert_close(sample(model.under(condition), schedule, z), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("missing", [{"architectures": None}, {"architectures": []}])
+def test_a_text_encoder_that_does_not_name_its_class_is_the_pipelines(missing, model_folder, tmp_path):
+    folder = variant(model_folder("sd1"), tmp_path / "model")
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | missing))
+    theirs, ours = pipeline_of(folder).text_encoder, load_model(str(folder), device="cpu").text_encoders[0]
+    assert type(ours) is type(theirs)
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor)
 
 
 @pytest.mark.filterwarnings("ignore")
