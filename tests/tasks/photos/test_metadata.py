@@ -213,6 +213,22 @@ def test_a_badly_typed_tag_neither_turns_the_photo_nor_costs_the_others(name: st
     assert b"when" in (again.metadata.exif or b"")
 
 
+@pytest.mark.parametrize(
+    "kind", [(2, 9, b"no ICC..\0"), (3, 4, (1, 2, 3, 4)), (4, 2, (7, 8)), (5, 1, (1, 2)), (12, 1, (0.5,))]
+)
+@pytest.mark.parametrize("target", KINDS)
+def test_a_colour_profile_of_a_wrong_type_fails_at_most_its_own_photo(
+    kind: tuple[int, int, object], target: str
+) -> None:
+    data = zoo.tiff(zoo.PICTURE, photometric="rgb", extratags=[(34675, *kind, True)])
+    try:
+        original = decode_photo(data)
+    except PhotoError:
+        return
+    written = encode_photo(original.pixels, original, target, provenance=MADE_BY)
+    assert decode_photo(written.data).size == (60, 80)
+
+
 def test_tags_that_cannot_be_read_go_alone_and_are_named() -> None:
     good = structure(packed("<", {271: (ASCII, b"Camera\0"), 274: (SHORT, (6,)), 306: (ASCII, b"2024\0")}), "<")
     outside = good.replace(struct.pack("<HHI", 271, 2, 7), struct.pack("<HHI", 271, 2, 70_000))
