@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from tasks.photos.exif import ORIENTATION, with_orientation
-from tasks.photos.formats import PhotoError, recognise, webp_size
+from tasks.photos.formats import PhotoError, recognise, sound_png, webp_size
 from tasks.photos.metadata import Found, Metadata, interpreted
 from tasks.photos.read_metadata import find_metadata, jpeg_segments
 from tasks.photos.tiff_kinds import BITS, DEEP, EXTRA_SAMPLES, PHOTOMETRIC, PLANAR, SAMPLES, TiffKind
@@ -145,6 +145,7 @@ def _damaged(error: Exception) -> PhotoError:
 def _decode(kind: str, data: bytes, limits: PhotoLimits) -> Photo:
     if kind == "webp":  # libwebp allocates the canvas on opening
         _check_size(webp_size(data), kind, data, limits)
+    data, broken = sound_png(data) if kind == "png" else (data, [])  # names of chunks
     tiff = _checked_tiff(kind, data)
     image = _open(kind, data)
     _check_size(image.size, kind, data, limits)
@@ -161,7 +162,11 @@ def _decode(kind: str, data: bytes, limits: PhotoLimits) -> Photo:
         format=kind,
         grey=channels < 3,
         lossless=kind == "webp" and b"VP8L" in data[:64],
-        metadata=replace(metadata, icc=stored.icc, dropped=(*metadata.dropped, *stored.dropped)),
+        metadata=replace(
+            metadata,
+            icc=stored.icc,
+            dropped=(*metadata.dropped, *stored.dropped, *broken),
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -97,6 +98,34 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if name not in (b"IDAT", b"fdAT"):
             yield name, data[position + 8 : position + 8 + length]
         position += 12 + length
+
+
+PNG_SHOWING = frozenset({b"tRNS", b"iCCP", b"cICP", b"gAMA", b"cHRM", b"sRGB", b"eXIf", b"acTL", b"fcTL", b"fdAT"})
+"""Chunks that need not be there and say how the picture is shown: damage to them is damage to it."""
+
+
+def sound_png(data: bytes) -> tuple[bytes, list[str]]:
+    """A PNG file without chunks that only tell about it and whose checksums are wrong; what these are called."""
+    position, start, kept, broken = len(PNG_SIGNATURE), 0, list[bytes](), list[str]()
+    while position + 12 <= len(data):
+        (length,), name = struct.unpack_from(">I", data, position), data[position + 4 : position + 8]
+        end = position + 12 + length
+        tells = name.isalpha() and name[:1].islower() and name not in PNG_SHOWING and end <= len(data)
+        if tells and zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            kept.append(data[start:position])
+            broken.append(f"chunk {name.decode()} (damaged)")
+            start = end
+        position = end
+    return (b"".join([*kept, data[start:]]), broken) if broken else (data, broken)
+
+
+def webp_chunks(data: bytes) -> Iterator[bytes]:
+    """The names of a WebP file's chunks."""
+    position = 12
+    while position + 8 <= len(data):
+        yield data[position : position + 4]
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + length + length % 2
 
 
 def webp_size(data: bytes) -> tuple[int, int]:

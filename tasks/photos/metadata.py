@@ -41,6 +41,8 @@ class Found:
     dpi: tuple[float, float] | None = None
     colour: tuple[Chunk, ...] = ()
     other_pictures: bool = False
+    others: tuple[str, ...] = ()
+    """Names of segments and chunks that no picture is written with."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,11 @@ EVERYWHERE = (
     ),
     Rewritten("Other Photoshop resources: layers, paths, print size", "dropped", "they describe the old file"),
     Rewritten(
+        "Content credentials (C2PA), other application segments, other chunks of PNG and WebP",
+        "dropped",
+        "they vouch for the old file, or are known to its program alone; `metadata_dropped` names each",
+    ),
+    Rewritten(
         "XMP CreatorTool, DigitalSourceType, fixpoint:RunId, fixpoint:ModelDigest",
         "rewritten",
         "unless provenance is off",
@@ -212,6 +219,7 @@ def interpreted(found: Found, size: tuple[int, int], *, upright: bool = False) -
     damaged is dropped and named; nothing raises.
     """
     dropped = ["the file's further pictures, videos or sounds"] if found.other_pictures else []
+    dropped += dict.fromkeys(found.others)
     block = _exif_block(found.exif, dropped)
     stated = block.orientation if block is not None else None
     if stated is None and found.xmp is not None:

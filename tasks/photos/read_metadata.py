@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,12 +12,16 @@ from typing import Any
 
 from tasks.photos import photoshop, tiff_tags, xmp
 from tasks.photos.exif import PREFIX, block_of_tiff
-from tasks.photos.formats import PhotoError, png_chunks
+from tasks.photos.formats import PhotoError, png_chunks, webp_chunks
 from tasks.photos.metadata import Chunk, Found
 
 XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\0"
 EXTENSION_SIGNATURE = b"http://ns.adobe.com/xmp/extension/\0"
 COLOUR_CHUNKS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
+PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"pHYs", b"tEXt", b"zTXt", b"iTXt"})
+WEBP_CHUNKS = frozenset({b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "})
+KNOWN_SEGMENTS = {0xE2: (b"ICC_PROFILE\0",), 0xEE: (b"Adobe",)}
+"""Segments that are read elsewhere."""
 MAX_SEGMENTS = 32 << 20
 """Bytes of metadata in a JPEG: no honest file has so many."""
 MAX_TEXT = 1 << 20
@@ -38,7 +43,16 @@ def find_metadata(kind: str, image: Any, data: bytes) -> Found:
             info = {name: image.info.get(name) for name in ("exif", "icc_profile", "xmp")}
             exif, icc, packet = (value if isinstance(value, bytes) and value else None for value in info.values())
             several = kind in ("heic", "avif") and bool(image.info.get("aux") or image.info.get("depth_images"))
-            return Found(exif, icc, packet, colour=_nclx(image), other_pictures=several)
+            others = tuple(_named("chunk", name) for name in webp_chunks(data) if name not in WEBP_CHUNKS)
+            return Found(
+                exif, icc, packet, colour=_nclx(image), other_pictures=several, others=others if kind == "webp" else ()
+            )
+
+
+def _named(what: str, name: bytes) -> str:
+    """A segment or chunk, with as much of its name as is a word."""
+    word = re.match(rb"[\w .:-]{0,24}", name)
+    return f"{what} {word[0].decode().strip()}".strip() if word else what
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -68,10 +82,13 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def _of_jpeg(image: Any, data: bytes) -> Found:
     exif = packet = dpi = None
     extension, resources, comments, several = dict[bytes, list[tuple[int, bytes]]](), [], [], False
+    others = list[str]()
     for marker, content in jpeg_segments(data):
         if marker == 0xE1 and content.startswith(PREFIX):
+            others += ["a second EXIF block"] if exif else []
             exif = exif or content
         elif marker == 0xE1 and content.startswith(XMP_SIGNATURE):
+            others += ["a second XMP packet"] if packet else []
             packet = packet or content[len(XMP_SIGNATURE) :]
         elif marker == 0xE1 and content.startswith(EXTENSION_SIGNATURE) and len(content) >= 75:
             guid, (offset,) = content[35:67], struct.unpack_from(">I", content, 71)
@@ -85,10 +102,12 @@ def _of_jpeg(image: Any, data: bytes) -> Found:
             dpi = {1: (across, down), 2: (across * 2.54, down * 2.54)}.get(unit)
         elif marker == 0xFE and content.strip(b"\0 "):
             comments.append(content)
+        elif marker != 0xFE and not content.startswith(KNOWN_SEGMENTS.get(marker, ())):
+            others.append(_named(f"segment APP{marker - 0xE0}", content))
     icc = image.info.get("icc_profile")
     return Found(
         exif, icc or None, packet, _joined_extension(packet, extension), b"".join(resources) or None,
-        tuple(comments), dpi=_positive(dpi), other_pictures=several,
+        tuple(comments), dpi=_positive(dpi), other_pictures=several, others=tuple(others),
     )  # fmt: skip
 
 
@@ -102,7 +121,7 @@ def _joined_extension(packet: bytes | None, extension: dict[bytes, list[tuple[in
 
 def _of_png(image: Any, data: bytes) -> Found:
     exif = dpi = packet = resources = None
-    comments, texts, colour = list[bytes](), list[Chunk](), list[Chunk]()
+    comments, texts, colour, others = list[bytes](), list[Chunk](), list[Chunk](), list[str]()
     for name, content in png_chunks(data):
         if name == b"eXIf":
             exif = exif or PREFIX + content.removeprefix(PREFIX)
@@ -129,10 +148,12 @@ def _of_png(image: Any, data: bytes) -> Found:
                 comments.append(text if name == b"iTXt" else text.decode("latin-1").encode())
             elif keyword and not keyword.startswith(b"Raw profile type"):
                 texts.append((name, content))
+        elif name not in PNG_CHUNKS | COLOUR_CHUNKS:
+            others.append(_named("chunk", name))
     icc = image.info.get("icc_profile")
     return Found(
         exif, icc if isinstance(icc, bytes) and icc else None, packet, None, resources,
-        tuple(comments), tuple(texts), _positive(dpi), tuple(colour),
+        tuple(comments), tuple(texts), _positive(dpi), tuple(colour), others=tuple(others),
     )  # fmt: skip
 
 

@@ -416,6 +416,63 @@ def test_a_jpeg_with_absurdly_much_metadata_is_refused() -> None:
         decode_photo(jpeg_with(*[(0xE5, bytes(65_000))] * 600))
 
 
+SEGMENTS = {
+    "C2PA": ((0xEB, b"JP\0\1jumb"), "segment APP11 JP"),
+    "Ducky": ((0xEC, b"Ducky\0\1"), "segment APP12 Ducky"),
+    "FlashPix": ((0xE2, b"FPXR\0"), "segment APP2 FPXR"),
+    "JFXX": ((0xE0, b"JFXX\0\x10"), "segment APP0 JFXX"),
+    "nameless": ((0xE7, b"\0\1\2"), "segment APP7"),
+    "escape": ((0xE7, b"\x1b[31m"), "segment APP7"),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_segments_that_no_picture_is_written_with_are_named(name: str) -> None:
+    segment, said = SEGMENTS[name]
+    assert decode_photo(jpeg_with(segment, segment)).metadata.dropped == (said,)
+
+
+def test_what_every_jpeg_has_is_not_named() -> None:
+    plain = zoo.save(zoo.PICTURE, "JPEG", exif=zoo.exif(1), icc_profile=zoo.SRGB, comment=b"c", dpi=(300, 300))
+    cmyk = zoo.save(Image.fromarray(zoo.PICTURE).convert("CMYK"), "JPEG")
+    assert decode_photo(plain).metadata.dropped == ()
+    assert decode_photo(cmyk).metadata.dropped == ("CMYK (converted to sRGB)",)
+
+
+def test_a_second_packet_and_a_second_block_are_named() -> None:
+    packet, block = (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp_bytes(1)), (0xE1, exif_bytes(1))
+    found = decode_photo(jpeg_with(packet, block, packet, block)).metadata.dropped
+    assert found == ("a second XMP packet", "a second EXIF block")
+
+
+@pytest.mark.parametrize("name", [b"caBX", b"tIME", b"bKGD", b"sBIT", b"vpAg"])
+def test_chunks_of_png_that_no_picture_is_written_with_are_named(name: bytes) -> None:
+    found = decode_photo(png_chunk_with(name, bytes(6) if name == b"bKGD" else bytes(3), zoo.PICTURE)).metadata.dropped
+    assert found == (f"chunk {name.decode()}",)
+
+
+def test_chunks_of_webp_are_named_too() -> None:
+    data = zoo.save(zoo.PICTURE, "WEBP", lossless=True, exif=exif_bytes(1)) + b"C2PA" + struct.pack("<I", 3) + b"abc\0"
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    assert decode_photo(data).metadata.dropped == ("chunk C2PA",)
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"iTXt", b"zTXt", b"tIME", b"pHYs", b"vpAg"])
+def test_a_chunk_that_only_tells_costs_itself_when_its_checksum_is_wrong(name: bytes) -> None:
+    good = png_chunk_with(name, b"Author\0me", zoo.PICTURE)
+    bad = zoo.patched(good, good.index(name) + 12, b"X")
+    found = decode_photo(bad)
+    np.testing.assert_array_equal(found.pixels, zoo.PICTURE)
+    assert found.metadata.dropped == (f"chunk {name.decode()} (damaged)",)
+
+
+@pytest.mark.parametrize("name", [b"tRNS", b"iCCP", b"eXIf"])
+def test_a_chunk_that_says_how_to_show_the_picture_does_not_go_unseen(name: bytes) -> None:
+    good = png_chunk_with(name, bytes(6), zoo.PICTURE)
+    with pytest.raises(PhotoError):
+        decode_photo(zoo.patched(good, good.index(name) + 5, b"X"))
+
+
 def test_png_texts_are_unpacked_within_limits() -> None:
     bomb = png_chunk_with(b"iTXt", ITXT[:-4] + b"\1\0\0\0" + zlib.compress(b" " * 20_000_000), zoo.PICTURE)
     with pytest.raises(PhotoError):
