@@ -134,7 +134,8 @@ def judge(done: Mapping[str, int], status: RunStatus, errors: list[str], max_fai
     if processed and failed / processed > max_failed_fraction:
         raise TooManyFailures(
             f"{failed} of the {processed} photos of this run failed, more than the {max_failed_fraction:.0%} allowed; "
-            f"{status.failed} of {status.photos} in all. The report and the rows with status 'failed' say why"
+            f"{status.failed} of {status.photos} in all. The report and the rows with status 'failed' say why; 'fixpoint "
+            "retry' tries them again"
         )
 
 

@@ -310,7 +310,10 @@ def retry(
         typer.Option(metavar="CODES", help="which: all, or error codes separated by commas, 'truncated,unreadable'"),
     ] = "all",
     max_failed: MaxFailed = 0.05,
-    set_: Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a setting that changes no result, as device=cpu or photo_timeout=900"),
+    ] = None,
     execute: Execute = None,
     allow_http: AllowHttp = None,
     allow_root: AllowRoot = None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from tasks.photos.metadata import KINDS
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tests.chaos.tiny_job import entries
+from tests.ledgers import Recipe, add_shard
 from tests.tasks.photos import zoo
 from tests.tasks.photos.test_manifests import SHAPES, WRITTEN
 from tests.tasks.photos.test_metadata import ELSEWHERE, FULL
@@ -78,8 +81,12 @@ def output() -> dict[str, bytes]:
 
 
 def objects() -> list[bytes]:
-    """The Parquet objects of an output, each after its key and a line feed."""
-    return [key.encode() + b"\n" + data for key, data in output().items() if key.endswith(".parquet")]
+    """The Parquet objects of an output, and a shard with steps, measures and pictures, each after its key."""
+    found = [key.encode() + b"\n" + data for key, data in output().items() if key.endswith(".parquet")]
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe(photos=4, photos_per_shard=4, inference_steps=3, size=(48, 32))
+        full = add_shard(Path(folder), Path(folder) / "in", recipe, 0).read_bytes()
+    return [*found, *[b"shards/000001-00000.parquet\n" + full] * len(found)]
 
 
 def settings() -> list[bytes]:
