@@ -31,8 +31,8 @@ MAX_PIXELS_PER_BYTE = {"jpeg": 1000, "png": 8500}
 """A blank JPEG holds at most about 340 pixels a byte, a blank 1-bit PNG 8 × 1032: more than this is no real picture."""
 ENDS_EARLY = ("truncated", "too small", "not enough image data", "unexpected end", "read error")
 """What Pillow, libpng and libtiff say of a file that is cut off."""
-OTHER_KINDS = ("unknown pixel mode", "unknown data organization", "-bit layers", "-layer images")
-"""What Pillow says of a whole file whose samples it cannot read: 12 bits in a JPEG, grey with transparency at 16 bits."""
+OTHER_KINDS = ("unknown pixel mode", "unknown data organization", "12-bit layers")
+"""What Pillow says of a whole file whose samples it cannot read: 12 bits in a JPEG, odd channels in a TIFF."""
 EXTRA = ("extra channel",)
 """What a picture does not carry of a file with a channel that is neither colour nor alpha."""
 UPRIGHT: dict[int, Callable[[Any], Any]] = {

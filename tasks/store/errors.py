@@ -50,6 +50,9 @@ class AlreadyExists(StoreError):
 class AccessDenied(StoreError):
     """Credentials are missing, wrong, expired or lack the right."""
 
+    recognised: bool = False
+    """Whether it is known who asked, and only the right is missing: the same credentials anew make no difference."""
+
 
 class StoreFull(StoreError):
     """Disk, quota or a read-only file system refuses more bytes."""

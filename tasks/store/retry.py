@@ -150,6 +150,17 @@ OPEN_BUCKETS = (
 """Advice for S3."""
 
 
+def _denied(error: Exception, what: str, reason: str) -> AccessDenied:
+    advice = OPEN_BUCKETS if "s3://" in what else ""
+    denied = AccessDenied(
+        f"{what}: access denied ({reason}); check the credentials in the environment and the rights they give{advice}"
+    )
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    denied.recognised = code == "AccessDenied" or isinstance(error, PermissionError)
+    return denied
+
+
 def _explain(error: Exception, what: str, policy: RetryPolicy) -> StoreError:
     reason = redact(f"{type(error).__name__}: {error}")
     match kind_of(error):
@@ -158,10 +169,7 @@ def _explain(error: Exception, what: str, policy: RetryPolicy) -> StoreError:
         case Kind.EXISTS:
             return AlreadyExists(f"{what}: it exists already")
         case Kind.DENIED:
-            return AccessDenied(
-                f"{what}: access denied ({reason}); check the credentials in the environment and the rights they give"
-                + (OPEN_BUCKETS if "s3://" in what else "")
-            )
+            return _denied(error, what, reason)
         case Kind.FULL:
             return StoreFull(f"{what}: no space or not writable ({reason}); free some, then repeat the command")
         case Kind.TRANSIENT:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.bounded import MAX_BYTES
-from tasks.store.errors import NotFound, StoreError, StoreUnavailable
+from tasks.store.errors import AccessDenied, NotFound, StoreError, StoreUnavailable
 from tasks.store.objects import Entry, open_store, read_uri, stat_uri
 from tasks.store.planned import PlannedPhoto
 from tasks.store.uris import WEB, Address, parse
@@ -34,9 +35,9 @@ def read_planned(
     except StoreUnavailable:
         raise
     except StoreError as error:
-        if not is_served(planned):
+        if not (is_served(planned) or _is_own_fault(planned, address, error)):
             raise StoreUnavailable(
-                f"{root_of(planned).shown} cannot be read now, though photos were listed there ({error}): mount it, or renew "
+                f"{root_of(planned).shown} cannot be read now, though photos are said to be there ({error}): mount it, or renew "
                 "the credentials, then run the same command again"
             ) from error
         raise
@@ -76,6 +77,21 @@ def root_of(planned: PlannedPhoto) -> Address:
     place = parse(planned.uri)  # the address may be quoted, the key is not
     folder = place.path.removesuffix(f"/{planned.key}")
     return place.parent if folder == place.path else Address(place.scheme, place.bucket, folder)
+
+
+def _is_own_fault(planned: PlannedPhoto, address: Address, error: StoreError) -> bool:
+    """Whether a photo that a manifest names, and nobody has listed, cannot be read because of its line: a wrong path say.
+
+    On a disk that is not told from a folder that is not mounted if the nearest folder that is there is empty.
+    """
+    if planned.etag is not None:
+        return False
+    if isinstance(error, AccessDenied):
+        return error.recognised
+    if not isinstance(error, NotFound) or address.scheme != "file":
+        return isinstance(error, NotFound)
+    folder = next(folder for folder in Path(address.path).parents if folder.is_dir())
+    return any(True for _ in folder.iterdir())
 
 
 def is_served(planned: PlannedPhoto) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.photos.sources import list_photos
 from tasks.store import versions
-from tasks.store.errors import NotFound, StoreUnavailable
+from tasks.store.errors import AccessDenied, NotFound, StoreUnavailable
 from tasks.store.planned import PlannedPhoto
 from tasks.store.versions import is_served, read_planned, root_of
 from tests.servers import S3Server
@@ -94,6 +94,41 @@ def test_the_version_read_from_a_bucket_is_told(seaweedfs: S3Server, monkeypatch
     (photo,) = planned(url)
     seaweedfs.client().put_object(Bucket=bucket, Key=f"{prefix}/a.jpg", Body=b"other")
     assert read_planned(photo) == (b"other", planned(url)[0].etag)
+
+
+def named(uri: str) -> PlannedPhoto:
+    """As a manifest names a photo that nobody has listed."""
+    return PlannedPhoto(0, 0, uri.rpartition("/")[2], uri)
+
+
+def test_a_line_that_leads_nowhere_is_that_photos_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    for lost in ("b.jpg", "typo/a.jpg", "typo/deep/a.jpg", "a.jpg/b.jpg"):
+        with pytest.raises(NotFound):
+            read_planned(named((tmp_path / lost).as_uri()))
+
+
+def test_a_line_that_leads_to_an_empty_mount_point_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    with pytest.raises(StoreUnavailable, match="mount it"):
+        read_planned(named((tmp_path / "mnt" / "photos" / "a.jpg").as_uri()))
+
+
+def test_lines_that_lead_nowhere_in_buckets_are_those_photos_fault(
+    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in seaweedfs.env.items():
+        monkeypatch.setenv(name, value)
+    for uri in (f"{seaweedfs.fresh_url()}/typo/a.jpg", "s3://there-is-no-such-bucket/a.jpg"):
+        with pytest.raises(NotFound):
+            read_planned(named(uri))
+    monkeypatch.setenv("FIXPOINT_S3_ANONYMOUS", "ready")
+    with pytest.raises(AccessDenied):  # it is known that nobody in particular asks
+        read_planned(named("s3://ready/a.jpg"))
+    monkeypatch.delenv("FIXPOINT_S3_ANONYMOUS")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret-altogether")
+    with pytest.raises(StoreUnavailable, match="renew the credentials"):
+        read_planned(named("s3://ready/a.jpg"))
 
 
 def test_a_root_is_the_address_without_the_key() -> None:
