@@ -18,6 +18,7 @@ from tasks.store.errors import NotFound
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
 from tasks.store.schema import shard_schema
+from tests.servers import S3Server
 
 OWN = shard_schema().field("output").type
 """The type of pictures in Fixpoint's own rows."""
@@ -67,6 +68,19 @@ def test_each_cell_has_one_row_and_a_picture_of_its_own(tmp_path: Path, source: 
     shades = [Image.open(tmp_path / "out" / "images" / f"{i}.jpg").getpixel((5, 5))[0] for i in range(5)]
     assert shades == sorted(set(shades))
     assert ledger.plan_new(list_photos(str(tmp_path / source)), 3) == []
+
+
+def test_tables_in_a_bucket(tmp_path: Path, moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    write_tables(tmp_path / "data")
+    bucket = open_store(moto.fresh_url())
+    for name in ("train-0.parquet", "train-1.parquet"):
+        bucket.put(f"data/{name}", (tmp_path / "data" / name).read_bytes())
+    ledger = run(f"{bucket.location.uri}/data/*.parquet", tmp_path / "out")
+    rows = [row for shard in ledger.committed() for row in ledger.read_shard(*shard).to_pylist()]
+    assert sorted(row["status"] for row in rows) == ["failed"] * 2 + ["ok"] * 6
+    assert all(row["source_uri"].startswith(f"parquet+{bucket.location.uri}/data/train-") for row in rows)
 
 
 def test_a_folder_of_tables_alone_says_how_to_name_them(tmp_path: Path) -> None:
