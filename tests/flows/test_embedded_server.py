@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.embedded import LOOPBACK, reach_loopback_directly
+from flows.embedded import LOOPBACK, keep_server_s_user_apart, reach_loopback_directly
 from tests.photographs import write_photos
 
 NOISY = """
@@ -30,6 +30,24 @@ def test_nothing_but_the_json_reaches_standard_output() -> None:
     assert json.loads(done.stdout) == {"name": "ü", "number": 1}
     for noise in ("a library", "a library in C", "a server", "a database, at the end"):
         assert noise in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "kept", "user"),
+    [
+        ("http://me:p%40ss@host:4200/api", "http://host:4200/api", "me:p@ss"),
+        ("https://host/api", "https://host/api", None),
+    ],
+)
+def test_the_user_before_prefect_s_host_becomes_a_setting_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, url: str, kept: str, user: str | None
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    keep_server_s_user_apart()
+    assert os.environ["PREFECT_API_URL"] == kept
+    assert os.environ.get("PREFECT_API_AUTH_STRING") == user
 
 
 @pytest.mark.parametrize(
