@@ -24,7 +24,7 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY = (0.22, 0.26)
+HAZY = (0.28, 0.305)
 """Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
 MAYBE_HAZY = 0.05
 """Evidence of haze below which a photograph comes back as it is."""
@@ -42,15 +42,15 @@ class Verdict:
     measures: dict[str, float]
 
 
-DARK_COUNTS, DARK_UP_TO = 0.45, 0.2
+DARK_COUNTS, DARK_UP_TO = 0.7, 0.15
 """How much the dark percentile, up to a value, adds to the evidence."""
 
 
 def evidence_of_haze(e: HazeEstimate) -> float:
-    """Mean density over the photograph, in [0, 1), uncertain places counting less; where nothing is dark, a little more."""
+    """Mean density over the photograph, in [0, 1), uncertain places counting half; where nothing is dark, a little more."""
     weight = e.evidence / (e.spread + 0.05)
-    mean = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
-    return mean + DARK_COUNTS * min(e.dark, DARK_UP_TO)
+    certain = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
+    return (certain + e.amount) / 2 + DARK_COUNTS * min(e.dark, DARK_UP_TO)
 
 
 def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
