@@ -174,6 +174,10 @@ def dehaze(
         allow_http=allow_http,
         allow_root=allow_root,
     )
+    if model != "builtin:haze" and settings.get("dehaze_variant", "density") in ("density", "even-veil", "dcp"):
+        typer.echo(
+            f"{terminal(model)} is not asked: only methods of diffusion do, for instance words-by-place", err=True
+        )
     run("dehaze", source, output, settings, execution, as_json, verbose)
 
 

@@ -149,7 +149,8 @@ def test_the_hub_s_token(tmp_path: Path) -> None:
             "HF_DEBUG": "1",
         }
         write_photos(tmp_path / "in", 1)
-        line = ["dehaze", str(tmp_path / "in"), str(tmp_path / "out"), "--model", "owner/name", "--verbose"]
+        line = ["dehaze", str(tmp_path / "in"), str(tmp_path / "out"), "--method", "regenerate"]
+        line += ["--model", "owner/name", "--verbose"]
         code, said = fixpoint(*line, **variables)
     assert code == 2, said
     assert "cannot fetch owner/name" in said

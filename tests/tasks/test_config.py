@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from fpcore.dehazing.dehaze import Variant
+from fpcore.dehazing.dehaze import DehazingMethod
 from fpcore.editing.guidance import GuidanceMode
 from fpcore.inversion.methods import MethodName
 from tasks import config
@@ -14,7 +14,7 @@ from tasks import config
     ("ours", "theirs", "beside"),
     [
         (config.MethodName, MethodName, set()),
-        (config.DehazeVariant, Variant, {"density", "density+words", "even-veil", "dcp"}),
+        (config.DehazingMethod, DehazingMethod, {"density", "density+words", "even-veil", "dcp"}),
         (config.GuidanceMode, GuidanceMode, set()),
     ],
 )
