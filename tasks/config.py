@@ -209,6 +209,11 @@ class RunConfig(BaseModel):
         """What was set, for another operation: its own defaults, its own rules. Raises ValueError where they are broken."""
         return RunConfig(**self.model_dump(exclude_unset=True) | {"operation": operation})
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether a diffusion model is evaluated: by all but dehazing by physics alone or by the dark channel prior."""
+        return self.operation != "dehaze" or self.dehaze_variant not in ("density", "even-veil", "dcp")
+
     def identity(self) -> dict[str, Any]:
         """What decides the results and therefore belongs to the output: all but ``WHERE``."""
         return self.model_dump(mode="json", exclude=set(WHERE))

@@ -12,7 +12,6 @@ from tasks.edit_settings import blend_pair, edit_settings
 from tasks.photos.listing import PassedOver
 from tasks.photos.sources import list_photos
 from tasks.shard import cancellation  # the module, not its event: tasks are pickled with their globals
-from tasks.shard.dehaze import needs_model
 from tasks.shard.method import check_model, inversion_method
 from tasks.shard.model_cache import model_for
 from tasks.shard.process import ShardSummary, process_shard, versions
@@ -38,7 +37,7 @@ def check(config: RunConfig) -> None:
     edit_settings(config)
     blend_pair(config.blended_word)
     check_runs(config.mask or ())
-    if needs_model(config):
+    if config.needs_model:
         # In a thread that ends: OpenMP keeps a team for each thread that ever computed. Were one kept here, teams would
         # outnumber the processors and wait asleep instead of spinning: shards took 1.4 times as long on two cores.
         with ThreadPoolExecutor(1) as elsewhere:

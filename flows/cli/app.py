@@ -39,7 +39,7 @@ from flows.cli.terminal import (
     settings_of,
     stop,
 )
-from tasks.text import terminal
+from tasks.text import plain, terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,6 +85,12 @@ def run(
 
         refuse_signature(source)
         config = RunConfig(operation=operation, **settings)  # type: ignore[arg-type]
+        if config.pretrained_model_name_or_path != "builtin:haze" and not config.needs_model:
+            typer.echo(
+                f"{plain(config.pretrained_model_name_or_path)} is not used: --method {config.dehaze_variant} needs no "
+                "diffusion model; --method words-by-place does",
+                err=True,
+            )
         summary = run_here(operation, source, output, config, Execution(**execution))
     show_summary(output, summary, as_json, execution.get("report", True))
 
@@ -174,10 +180,6 @@ def dehaze(
         allow_http=allow_http,
         allow_root=allow_root,
     )
-    if model != "builtin:haze" and settings.get("dehaze_variant", "density") in ("density", "even-veil", "dcp"):
-        typer.echo(
-            f"{terminal(model)} is not asked: only methods of diffusion do, for instance words-by-place", err=True
-        )
     run("dehaze", source, output, settings, execution, as_json, verbose)
 
 

@@ -29,11 +29,6 @@ from tasks.shard.method import inversion_method
 from tasks.shard.outcome import Columns, Outcome, finite_outcome, inversion_columns, png
 
 
-def needs_model(config: RunConfig) -> bool:
-    """Whether a run evaluates a diffusion model: all do but dehazing by physics alone or by the dark channel prior."""
-    return config.operation != "dehaze" or config.dehaze_variant not in ("density", "even-veil", "dcp")
-
-
 def run_dehaze(
     model: Model | None,
     config: RunConfig,

@@ -25,7 +25,6 @@ from tasks.config import RunConfig, RunOrigin
 from tasks.photos.decode import PhotoLimits, model_input
 from tasks.shard.boundary import photo_boundary
 from tasks.shard.cancellation import Stop
-from tasks.shard.dehaze import needs_model
 from tasks.shard.load import load
 from tasks.shard.loaded import Loaded
 from tasks.shard.model_cache import model_for
@@ -92,7 +91,7 @@ def process_shard(
     if ledger.is_committed(ShardId(plan, shard)):
         return _standing(ShardId(plan, shard), ledger.facts(ShardId(plan, shard)), run)
     rows = planned_photos(ledger.read_plan_shard(plan, shard))
-    model = model_for(config) if needs_model(config) else None
+    model = model_for(config) if config.needs_model else None
     run_id = ledger.run().configuration_digest[:16]
     finish = Finisher(ledger, config, run_id, model, reference)
     sampled = model if shard == 0 and config.save_steps and config.operation != "restore" else None
