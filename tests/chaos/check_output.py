@@ -50,10 +50,16 @@ def check(url, partial=False, seen=None, expected_keys=None):
     if plans != [f"{i + 1:06d}.parquet" for i in range(len(plans))] or not (plans or partial):
         bad.append(f"not complete: plans are {plans}")
     if plans or not partial:
-        run = json.loads(read("run.json"))
-        body = json.dumps({k: run[k] for k in sorted(run) if k != "sha256"}, separators=(",", ":"), ensure_ascii=False)
-        if hashlib.sha256(body.encode()).hexdigest() != run["sha256"]:
-            bad.append("not verifiable: run.json does not match its digest")
+        try:
+            run = json.loads(read("run.json"))
+            body = json.dumps(
+                {k: run[k] for k in sorted(run) if k != "sha256"}, separators=(",", ":"), ensure_ascii=False
+            )
+            whole = hashlib.sha256(body.encode()).hexdigest() == run["sha256"]
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if not whole:
+            bad.append("not verifiable: run.json is broken or does not match its digest")
     planned = Counter((int(n[:6]), r["shard"], r["row"], r["key"]) for n in plans for r in rows(f"plans/{n}"))
     found = [(name, row) for name in shards for row in rows(f"shards/{name}")]
     committed = Counter((r["plan"], r["shard"], r["row"], r["key"]) for _, r in found)

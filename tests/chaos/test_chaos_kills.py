@@ -79,8 +79,13 @@ def test_kills_leave_nothing_broken(folder: Path) -> None:
 
 @pytest.mark.parametrize("mutant", ["commit_first", "overwrite", "write_in_place"])
 def test_a_wrong_protocol_is_found_out(folder: Path, mutant: str) -> None:
-    tally = series(folder, range(10, 100, 9), mutant)
-    print(f"\n{mutant}: {tally}")
+    """At some operation of a run: the harm of some mutants is done by a kill between two certain ones only."""
+    tally = Tally()
+    for n in range(10, 100):
+        tally = series(folder, [n], mutant)
+        if tally.violations:
+            break
+    print(f"\n{mutant}, at {n}: {tally}")
     assert tally.violations
 
 
