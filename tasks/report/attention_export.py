@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.store.ledger import Ledger, picture_key
+from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
+from tasks.store.pictures import picture_key
 
 
 def export_attention(output: str, folder: str) -> int:

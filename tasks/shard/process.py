@@ -93,7 +93,7 @@ def process_shard(
     rows = planned_photos(ledger.read_plan_shard(plan, shard))
     model = model_for(config) if config.needs_model else None
     run_id = ledger.run().configuration_digest[:16]
-    finish = Finisher(ledger, config, run_id, model, reference)
+    finish = Finisher(ledger, plan, config, run_id, model, reference)
     sampled = model if shard == 0 and config.save_steps and config.operation != "restore" else None
     done: list[Loaded] = []
     with ThreadPoolExecutor(1, "write") as writer:

@@ -40,6 +40,7 @@ class Finisher:
     """Renders, encodes, stores and measures the photos of one shard."""
 
     ledger: Ledger
+    plan: int
     config: RunConfig
     run_id: str
     model: Model | None
@@ -71,7 +72,7 @@ class Finisher:
             self.config.photo_timeout, lambda: self._encoded(item, photo, outcome), "to render and encode"
         )
         clock = perf_counter()
-        picture = self.ledger.put_picture(item.planned.key, encoded.data, encoded.suffix)
+        picture = self.ledger.pictures.put(self.plan, item.planned.key, encoded.data, encoded.suffix)
         item.columns = replace(
             item.columns,
             output_path=picture.path,

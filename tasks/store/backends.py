@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 import threading
+import traceback
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ from time import monotonic
 from typing import Any, Protocol
 
 import fsspec
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, CredentialRetrievalError
 from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 
 from tasks.store.bounded import MAX_BYTES, PIECE, open_regular, read_pieces, too_large
 from tasks.store.errors import AccessDenied, InvalidLocation, NotExclusive, TooSlow
-from tasks.store.retry import RetryPolicy, Vanished
+from tasks.store.retry import CUSTOM_PROCESS, RetryPolicy, Vanished
 from tasks.store.uris import Address, Shown, show
 
 # At debug level it writes the headers of every request: key, signature and session token.
@@ -119,6 +120,8 @@ class LocalBackend:
             temporary.replace(path)
         except IsADirectoryError as error:
             raise _clash(key) from error
+        except FileNotFoundError as error:
+            raise Vanished("its temporary file was cleaned away before it was moved into place") from error
         finally:
             temporary.unlink(missing_ok=True)
         _flush_folder(path.parent)
@@ -131,6 +134,8 @@ class LocalBackend:
         except OSError as error:
             if path.is_dir():
                 raise _clash(key) from error
+            if isinstance(error, FileNotFoundError):
+                raise Vanished("its temporary file was cleaned away before it was linked into place") from error
             if error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
                 raise NotExclusive(
                     f"The file system of {self.root} has no hard links, so commits could overwrite each other: "
@@ -264,7 +269,7 @@ class S3Backend:
         """One request, its reply's body read; whatever the server does, it ends at the policy's ``object_timeout``."""
 
         async def once() -> dict[str, Any]:
-            client = await self._fs.set_session()
+            client = await self._client()
             reply: dict[str, Any] = await getattr(client, method)(Bucket=self.bucket, **self._always, **arguments)
             if "Body" in reply:
                 async with reply["Body"] as body:
@@ -283,6 +288,16 @@ class S3Backend:
 
         reply: dict[str, Any] = sync(self._fs.loop, bounded)
         return reply
+
+    async def _client(self) -> Any:
+        """The connected client. What a ``credential_process`` prints is read there, and nonsense fails in many ways."""
+        try:
+            return await self._fs.set_session()
+        except (AttributeError, TypeError, ValueError) as error:
+            places = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+            if "credentials.py" not in places:
+                raise
+            raise CredentialRetrievalError(provider=CUSTOM_PROCESS, error_msg="its output cannot be read") from None
 
     def read(self, key: str, tail: int | None = None, max_bytes: int = MAX_BYTES) -> bytes:
         """GET, with the length checked."""

@@ -6,6 +6,7 @@
     plans/000001.parquet          photo → shard, created once
     images/…                      pictures, created once each, written before the commit that names them
     shards/000001-00012.parquet   one row a photo: THE commit, created once
+    given-up/…                    names of pictures that clean-up took, never used again, created once each
     checkpoints/…                 what became of every photo so far, derived: may be removed at any time
 
 All but the last are only ever created, never changed, and every create is exclusive. So any number of runs may work on
@@ -17,10 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
-import posixpath
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -34,14 +33,14 @@ import pyarrow.compute as pc
 from tasks.store import parquet
 from tasks.store.claims import Claims
 from tasks.store.error_codes import NIGHTLY, RetryRule
-from tasks.store.errors import Corrupt, InvalidLocation, NotFound, UnknownSchema
+from tasks.store.errors import Corrupt, NotFound, UnknownSchema
 from tasks.store.facts import COUNTED, ShardFacts, facts_from, facts_of
 from tasks.store.history import CHECKPOINT, History, PlanNews, RunStatus
 from tasks.store.names import ShardId, checkpoint_key, checkpoint_keys, plan_key, plan_numbers
 from tasks.store.objects import Store
+from tasks.store.pictures import Pictures
 from tasks.store.record import RunRecord, canonical, parse_run, refuse_foreign, render_run
 from tasks.store.schema import PLAN, latent_shape, shard_schema
-from tasks.store.uris import safe_key
 
 PLAN_SIZE = 100_000
 """Photos in one plan at most: what planning holds in memory at a time."""
@@ -50,12 +49,6 @@ FOOTER_TAIL = 64 * 1024
 READERS = 16
 FEW = 4
 """Shards that are looked up one by one rather than listed."""
-SAME_FORMAT = (
-    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
-    frozenset({".tif", ".tiff"}),
-    frozenset({".heic", ".heif", ".hif"}),
-)
-"""File name extensions of one format: a picture keeps its photo's own."""
 
 MAX_NEWS = 64
 """Plans and commits after the newest checkpoint that a run leaves at most: what the next one has to read."""
@@ -66,7 +59,7 @@ NEWS_AT_A_TIME = 64
 
 Read = TypeVar("Read")
 
-__all__ = ["CommitOutcome", "Ledger", "Picture", "RunStatus", "ShardId", "picture_key"]
+__all__ = ["CommitOutcome", "Ledger", "RunStatus", "ShardId"]
 
 
 @dataclass(frozen=True)
@@ -78,19 +71,12 @@ class CommitOutcome:
     facts: ShardFacts
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A stored picture: key relative to the output root, and SHA-256 (hex) of its bytes."""
-
-    path: str
-    sha256: str
-
-
 class Ledger:
     """Plans and commits of one output store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.pictures = Pictures(store)
         self.read_plan = functools.lru_cache(maxsize=2)(self._read_plan)
         self._plan_sizes: dict[int, dict[str, int]] = {}
         self._kept: tuple[str, History] | None = None
@@ -381,24 +367,6 @@ class Ledger:
             self.store.delete(old)
         return won
 
-    def put_picture(self, key: str, data: bytes, suffix: str) -> Picture:
-        """Store the picture of the photo ``key`` under images/, before the commit that names it.
-
-        Pictures are created once and never replaced, so a commit can vouch for them. If other bytes stand under the
-        name (a racing attempt on other hardware, an earlier version of the photo), the name gets the digest's start.
-        Where a disk has a folder of that name, the picture goes to images/ itself.
-        ``suffix`` is the file name extension with its dot.
-        """
-        sha256 = hashlib.sha256(data).hexdigest()
-        own = picture_key(key, suffix)
-        stem, ending = posixpath.splitext(own)
-        marked = f"{stem}.{sha256[:16]}{ending}"
-        for path in (own, marked, f"images/{posixpath.basename(marked)}"):
-            with contextlib.suppress(InvalidLocation):  # on disk, where a folder has the name of a file
-                if self.store.put_new(path, data).won:
-                    return Picture(path, sha256)
-        raise Corrupt(f"{self.store.shown(marked)} is damaged: remove it, then run the same command again")
-
     def commit_shard(self, plan: int, shard: int, table: pa.Table, footer: dict[str, Any]) -> CommitOutcome:
         """Commit a shard: all of its rows, or nothing. Call it after its pictures are stored.
 
@@ -472,14 +440,6 @@ class Ledger:
             return parquet.read_footer(self.store.get_tail(key, FOOTER_TAIL), name)
         except Corrupt:
             return parquet.read_footer(self.store.get(key), name)
-
-
-def picture_key(key: str, suffix: str) -> str:
-    """Key of a photo's picture: images/ and the photo's own path, with ``suffix`` added where it names another format."""
-    safe = safe_key(key)
-    own = posixpath.splitext(safe)[1].lower()
-    same = own == suffix or any({own, suffix} <= family for family in SAME_FORMAT)
-    return "images/" + (safe if same else safe + suffix)
 
 
 def _or_named(

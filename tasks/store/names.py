@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+IMAGES = "images/"
+GIVEN_UP = "given-up/"
+"""Folder of the names that no picture may have any more."""
+
 _PLAN = re.compile(r"plans/(\d{6,})\.parquet")
 _SHARD = re.compile(r"shards/(\d{6,})-(\d{5,})\.parquet")
 _CHECKPOINT = re.compile(r"checkpoints/\d{6,}-\d{8,}\.parquet")

@@ -148,10 +148,17 @@ OPEN_BUCKETS = (
     "FIXPOINT_S3_REQUESTER_PAYS does"
 )
 """Advice for S3."""
+CUSTOM_PROCESS = "custom-process"
+"""What botocore calls the setting ``credential_process`` of a profile."""
 
 
 def _denied(error: Exception, what: str, reason: str) -> AccessDenied:
     advice = OPEN_BUCKETS if "s3://" in what else ""
+    if CUSTOM_PROCESS in reason:
+        advice = (
+            ". The command that the profile's setting credential_process names must print one JSON object: Version (1), "
+            "AccessKeyId, SecretAccessKey"
+        )
     denied = AccessDenied(
         f"{what}: access denied ({reason}); check the credentials in the environment and the rights they give{advice}"
     )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tasks.store.backends import TEMPORARY
 from tasks.store.errors import NotFound, StoreError
 from tasks.store.ledger import READERS, Ledger, ShardId
-from tasks.store.names import is_known, plan_key
+from tasks.store.names import GIVEN_UP, IMAGES, is_known, plan_key
 from tasks.store.objects import Entry, Store
 
 
@@ -48,6 +48,7 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
     with ThreadPoolExecutor(READERS) as pool:
         for shard in sorted(done & expected):
             yield from _check_shard(ledger, shard, pool)
+    yield from _attempt(GIVEN_UP, ledger.pictures.given_up)
     for entry in ledger.store.list("checkpoints/"):
         yield from _attempt(entry.key, functools.partial(_check_checkpoint, ledger, entry.key))
     for folder in ("plans/", "shards/"):
@@ -106,39 +107,27 @@ def _picture_problem(store: Store, row: dict[str, str]) -> Problem | None:
 def gc(ledger: Ledger, *, dry_run: bool = True) -> list[Entry]:
     """What killed or losing attempts left behind: temporary files, probes, pictures that no commit names.
 
-    Deletes them if ``dry_run`` is False. A run that begins meanwhile stops it: what it may have taken over is put back.
+    Deletes them if ``dry_run`` is False; the names of the pictures are given up first, for a run that begins meanwhile
+    could take them over (see ``tasks.store.pictures``).
 
     Raises:
+        NotFound: no run has begun here.
         ValueError: while shards are open, for their pictures look like leftovers; or if a run has begun meanwhile.
         Corrupt: if a commit cannot be read, for its pictures are unknown then.
     """
-    plans = ledger.plans()
+    ledger.run()
+    newest = max(ledger.plans(), default=0)
     if still_open := len(ledger.open_shards()):
         raise ValueError(f"{still_open} shards are still open: finish the run first, then clean up")
     named = {path for shard in ledger.committed() for path in _pictures(ledger.read_shard(*shard, ["output_path"]))}
     leftovers = [entry for entry in ledger.store.list() if _is_leftover(entry.key, named)]
-    if not dry_run:
+    if leftovers and not dry_run:
+        ledger.pictures.give_up({entry.key for entry in leftovers if _is_picture(entry.key)})
+        if ledger.store.exists(plan_key(newest + 1)):
+            raise ValueError("A run has begun meanwhile: finish it first, then clean up; nothing was removed")
         with ThreadPoolExecutor(READERS) as pool:
-            for at in range(0, len(leftovers), READERS):
-                _delete(ledger, [entry.name for entry in leftovers[at : at + READERS]], plans, pool)
+            list(pool.map(ledger.store.delete, [entry.name for entry in leftovers]))
     return leftovers
-
-
-def _delete(ledger: Ledger, keys: list[str], plans: list[int], pool: ThreadPoolExecutor) -> None:
-    """Delete leftovers, unless there is a plan beside ``plans``: a run stores its pictures after its plan.
-
-    It may have found a leftover picture that is its own, bit by bit, just before the deletion; that one is put back.
-    """
-    pictures = [key for key in keys if key.startswith("images/")]
-    kept = dict(zip(pictures, pool.map(ledger.store.get, pictures), strict=True))
-    if begun := ledger.plans() != plans:
-        kept.clear()
-    else:
-        list(pool.map(ledger.store.delete, keys))
-        begun = ledger.plans() != plans
-    if begun:
-        list(pool.map(ledger.store.put_new, kept, kept.values()))
-        raise ValueError("A run has begun meanwhile: finish it first, then clean up; what it may need is in its place")
 
 
 def _pictures(table: pa.Table) -> list[str]:
@@ -147,5 +136,12 @@ def _pictures(table: pa.Table) -> list[str]:
 
 
 def _is_leftover(key: str, named: set[str]) -> bool:
-    folder, _, name = key.rpartition("/")
-    return name.startswith(TEMPORARY) or folder == "probe" or (key.startswith("images/") and key not in named)
+    return _is_temporary(key) or key.startswith("probe/") or (_is_picture(key) and key not in named)
+
+
+def _is_picture(key: str) -> bool:
+    return key.startswith(IMAGES) and not _is_temporary(key)
+
+
+def _is_temporary(key: str) -> bool:
+    return key.rpartition("/")[2].startswith(TEMPORARY)

@@ -1,16 +1,19 @@
 """Processes that race for one output: a server forks them, so that none pays for its imports.
 
 The server reads one JSON line an order and answers with one: ``["start", job, kill_at, mutant]`` gives a process id,
-``["poll", id]`` its exit code or null, ``["wait", id]`` its exit code.
+``["poll", id]`` its exit code or null, ``["wait", id]`` its exit code; ``["pause", job, at, work]`` starts one that stops
+before its n-th operation and gives its id, null if it ended before that.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,22 +34,47 @@ def worker(job: Job, kill_at: int, mutant: str) -> None:
 
 GAVE_UP = 3
 """Exit code of a worker whose retries were used up: a clean end, to be started again."""
+REFUSED = 4
+"""Exit code of a clean-up beside an open run."""
 
 
-def start(job: dict[str, Any], kill_at: int, mutant: str) -> int:
+def fork(work: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        worker(Job(**job), kill_at, mutant)
+        work()
         code = 0
     except StoreUnavailable:
         code = GAVE_UP
+    except ValueError as error:
+        code = REFUSED
+        if "finish" not in str(error):
+            traceback.print_exc()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def start(job: dict[str, Any], kill_at: int, mutant: str) -> int:
+    return fork(lambda: worker(Job(**job), kill_at, mutant))
+
+
+def pause(job: dict[str, Any], at: int, work: str) -> int | None:
+    """A process that stops before its n-th operation on storage."""
+
+    def stopping() -> None:
+        Killer(job["output"], at, signal.SIGSTOP).arm()
+        WORK[work](Job(**job))
+
+    child = fork(stopping)
+    status = os.waitpid(child, os.WUNTRACED)[1]
+    return child if os.WIFSTOPPED(status) else None
+
+
+WORK = {"run": tiny_job.run, "gc": tiny_job.clean_up, "gc that deletes at once": mutants.delete_at_once}
 
 
 def reap(child: int, flags: int) -> int | None:
@@ -57,7 +85,12 @@ def reap(child: int, flags: int) -> int | None:
 def serve() -> None:
     pa.set_cpu_count(1)
     tiny_job.run(Job("memory://warm", 2, 2))  # children inherit what the first use of pyarrow sets up
-    orders = {"start": start, "poll": lambda child: reap(child, os.WNOHANG), "wait": lambda child: reap(child, 0)}
+    orders = {
+        "start": start,
+        "pause": pause,
+        "poll": lambda child: reap(child, os.WNOHANG),
+        "wait": lambda child: reap(child, 0),
+    }
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         print(json.dumps(orders[name](*arguments)), flush=True)
@@ -86,6 +119,15 @@ class Racers:
     def start(self, job: Job, kill_at: int = 0, mutant: str = "") -> int:
         """Start a worker; its process id."""
         return self._order("start", asdict(job), kill_at, mutant)
+
+    def pause(self, job: Job, at: int, work: str) -> int | None:
+        """A process that stopped before its n-th operation; None if it ended before that."""
+        return self._order("pause", asdict(job), at, work)
+
+    def end(self, child: int, sign: int) -> int:
+        """Send a signal to a process that has stopped; its exit code."""
+        os.kill(child, sign)
+        return self._order("wait", child)
 
     def poll(self, child: int) -> int | None:
         """Exit code of a worker that has ended; it can be asked once."""

@@ -24,6 +24,7 @@ from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tasks.store.retry import RetryPolicy
 from tasks.store.schema import shard_schema
+from tasks.store.verify import gc
 
 QUICK = RetryPolicy(attempts=15, first_delay=0.002, max_delay=0.05, budget=60, request_timeout=1.5)
 CONFIGURATION = {"pipeline": "tiny", "seed": 9}
@@ -63,7 +64,7 @@ def rows(ledger: Ledger, shard: ShardId) -> pa.Table:
             made.append({**base, "status": "failed", "error_code": "not-an-image", "error_message": "not an image"})
             continue
         data = picture(planned["key"], attempt)
-        stored = ledger.put_picture(planned["key"], data, ".jpg")
+        stored = ledger.pictures.put(shard.plan, planned["key"], data, ".jpg")
         made.append({**base, "status": "ok", "output_path": stored.path, "output_sha256": stored.sha256})
     return pa.Table.from_pylist(made, schema=shard_schema())
 
@@ -90,8 +91,13 @@ def run(job: Job, work: Callable[[Ledger, ShardId, Job], None] = work, policy: R
             work(ledger, shard, job)
 
 
+def clean_up(job: Job) -> None:
+    """``fixpoint gc --delete``."""
+    gc(Ledger(open_store(job.output, QUICK)), dry_run=False)
+
+
 class Killer:
-    """Kills its own process with SIGKILL at the n-th operation on storage.
+    """Kills its own process with SIGKILL, or stops it with another signal, at the n-th operation on storage.
 
     On disk: just before an operation on a path below ``root``, or before a flush. On S3: before a request is sent,
     or after its reply arrived.
@@ -99,8 +105,8 @@ class Killer:
 
     EVENTS = frozenset("open os.link os.remove os.rename os.mkdir os.scandir os.truncate".split())
 
-    def __init__(self, root: str, at: int) -> None:
-        self.root, self.left = root, at
+    def __init__(self, root: str, at: int, sign: signal.Signals = signal.SIGKILL) -> None:
+        self.root, self.left, self.sign = root, at, sign
 
     def arm(self) -> None:
         sys.addaudithook(self._on_event)
@@ -125,7 +131,7 @@ class Killer:
     def _step(self) -> None:
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.sign)
 
 
 if __name__ == "__main__":  # OUTPUT PHOTOS SHARD_SIZE LOG: one worker, until done or killed

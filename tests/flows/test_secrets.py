@@ -114,6 +114,8 @@ CONFIGURATIONS = {
     "an expired session": "[profile p]\nsso_start_url = https://x.example/start\nsso_region = eu-west-1\n"
     "sso_account_id = 1\nsso_role_name = r\n",
     "a process that fails": f"[profile p]\ncredential_process = sh -c 'echo token={CANARY} >&2; exit 1'\n",
+    "a process that prints nonsense": f"[profile p]\ncredential_process = echo {CANARY}\n",
+    "a process that prints something else": f"[profile p]\ncredential_process = echo '[\"{CANARY}\"]'\n",
     "half of a key": f"[profile p]\naws_secret_access_key = {CANARY}\n",
     "another profile": f"[profile q]\naws_access_key_id = {CANARY}\naws_secret_access_key = {CANARY}\n",
     "a role": f"[profile p]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = z\naws_secret_access_key = {CANARY}\n",
@@ -135,6 +137,7 @@ def test_profiles_that_give_no_credentials(tmp_path: Path, kind: str) -> None:
     code, said = fixpoint("status", "s3://bucket/out", **variables)
     assert code == 2, said
     assert "check the credentials" in said
+    assert ("the profile's setting credential_process" in " ".join(said.split())) == ("process" in kind)
     assert CANARY not in said
     assert "Traceback" not in said
 

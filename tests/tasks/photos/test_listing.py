@@ -11,7 +11,7 @@ import pytest
 from tasks.photos.listing import HIDDEN_FILES, HIDDEN_FOLDERS, LINKS, PassedOver
 from tasks.photos.sources import list_photos
 from tasks.store.errors import NotFound, StoreError
-from tasks.store.ledger import picture_key
+from tasks.store.pictures import picture_key
 from tests.tasks.photos import zoo
 
 

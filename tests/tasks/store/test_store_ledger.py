@@ -264,22 +264,22 @@ def test_encodings(empty: Ledger, tmp_path: Path) -> None:
 
 
 def test_pictures_are_never_replaced(empty: Ledger) -> None:
-    one = empty.put_picture("a/b.png", b"one", ".png")
-    again = empty.put_picture("a/b.png", b"one", ".png")
-    other = empty.put_picture("a/b.png", b"two", ".png")
-    jpeg = empty.put_picture("a/b.png", b"one", ".jpg")
+    one = empty.pictures.put(1, "a/b.png", b"one", ".png")
+    again = empty.pictures.put(1, "a/b.png", b"one", ".png")
+    other = empty.pictures.put(1, "a/b.png", b"two", ".png")
+    jpeg = empty.pictures.put(1, "a/b.png", b"one", ".jpg")
     assert one == again
     assert one.path == "images/a/b.png"
     assert jpeg.path == "images/a/b.png.jpg"
     assert other.path == f"images/a/b.{other.sha256[:16]}.png"
     assert empty.store.get(one.path) == b"one"
     assert empty.store.get(other.path) == b"two"
-    assert empty.put_picture("../x.PNG", b"1", ".png").path.startswith("images/__/x~")
+    assert empty.pictures.put(1, "../x.PNG", b"1", ".png").path.startswith("images/__/x~")
 
 
 def test_a_picture_whose_name_is_a_folder_on_disk_is_stored_all_the_same(empty: Ledger) -> None:
-    first = empty.put_picture("a.png", b"1", ".png")
-    below = empty.put_picture("a.png/b.png", b"2", ".png")
+    first = empty.pictures.put(1, "a.png", b"1", ".png")
+    below = empty.pictures.put(1, "a.png/b.png", b"2", ".png")
     assert empty.store.get(first.path) == b"1"
     assert empty.store.get(below.path) == b"2"
     assert below.path.startswith("images/b.")
@@ -374,7 +374,9 @@ def test_clean_up_shows_first_and_deletes_only_leftovers(output: Path) -> None:
     leftovers = {"images/orphan.png", "images/a/.tmp-12", "shards/.tmp-34", "probe/x"}
     assert {entry.key for entry in gc(ours)} == leftovers
     assert {entry.key for entry in gc(ours, dry_run=False)} == leftovers
-    assert {path for path in output.rglob("*") if path.is_file()} == before | {output / "tables/t.parquet"}
+    (record,) = output.glob("given-up/*.parquet")
+    assert pq.read_table(record).to_pylist() == [{"name": "images/orphan.png"}]
+    assert {path for path in output.rglob("*") if path.is_file()} == before | {output / "tables/t.parquet", record}
     assert list(verify(ours)) == []
 
 

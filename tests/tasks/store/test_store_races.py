@@ -106,7 +106,7 @@ def test_gc_that_is_killed_half_way_is_finished_by_the_next(ledger: Ledger, monk
     assert list(verify(again(ledger))) == []
 
 
-def test_gc_beside_a_starting_run_deletes_none_of_its_pictures(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_beside_a_starting_run_deletes_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run plans, stores its pictures and commits while gc is between listing and deleting."""
     night(ledger, entries(6))
     names = leftovers(ledger, 3)
@@ -116,7 +116,7 @@ def test_gc_beside_a_starting_run_deletes_none_of_its_pictures(ledger: Ledger, m
         if prefix == "" and not stored:
             other = again(ledger)
             other.plan_new(entries(9), 4)
-            stored.append(other.put_picture("new.jpg", b"a picture of a shard that is open", ".jpg").path)
+            stored.append(other.pictures.put(2, "new.jpg", b"a picture of a shard that is open", ".jpg").path)
         return listing(self, prefix)
 
     monkeypatch.setattr(Store, "list", late)
@@ -125,23 +125,33 @@ def test_gc_beside_a_starting_run_deletes_none_of_its_pictures(ledger: Ledger, m
     assert all(ledger.store.exists(name) for name in [*stored, *names])
 
 
-def test_a_leftover_that_a_starting_run_takes_over_is_put_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run finds its own bytes under the picture's name, and gc deletes them before it commits."""
+def test_a_name_that_clean_up_took_is_never_used_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run stores pictures equal to the leftovers before and after they are deleted, and again after the next gc."""
     night(ledger, entries(6))
     (name,) = leftovers(ledger, 1)
     delete, taken = Store.delete, list[str]()
 
-    def late(self: Store, key: str) -> None:
+    def run(plan: int) -> None:
         other = again(ledger)
-        other.plan_new(entries(7), 4)
-        taken.append(other.put_picture("left 0.jpg", b"left", ".jpg").path)
+        other.plan_new(entries(5 + plan), 4)
+        taken.append(other.pictures.put(plan, "left 0.jpg", b"left", ".jpg").path)
+
+    def late(self: Store, key: str) -> None:
+        run(2)
         delete(self, key)
+        run(3)
 
     monkeypatch.setattr(Store, "delete", late)
-    with pytest.raises(ValueError, match="A run has begun meanwhile"):
-        gc(again(ledger), dry_run=False)
-    assert taken == [name]
-    assert ledger.store.get(name) == b"left"
+    assert [entry.key for entry in gc(again(ledger), dry_run=False)] == [name]
+    monkeypatch.setattr(Store, "delete", delete)
+    assert name not in taken
+    assert all(ledger.store.get(path) == b"left" for path in taken)
+    for shard in again(ledger).open_shards():
+        commit(ledger, shard)
+    assert {entry.key for entry in gc(again(ledger), dry_run=False)} == set(taken)
+    run(4)
+    assert taken[2] not in {name, *taken[:2]}
+    assert ledger.store.get(taken[-1]) == b"left"
 
 
 # listings of yesterday

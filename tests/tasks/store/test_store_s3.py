@@ -233,7 +233,7 @@ def test_outputs_of_odd_keys_are_apart_and_a_prefix_with_slashes_holds_a_ledger(
     ledger = Ledger(open_store(f"{odd}//out//run"))
     ledger.create_run({"a": 1})
     assert ledger.plan_new(list_photos(odd), 50) == [1]
-    stored = [ledger.put_picture(key, b"1", ".jpg").path for key in ODD_KEYS]
+    stored = [ledger.pictures.put(1, key, b"1", ".jpg").path for key in ODD_KEYS]
     assert len(set(stored)) == len(ODD_KEYS)
     assert all("//" not in path and not path.startswith("/") for path in stored)
     assert [entry.key for entry in ledger.store.list("plans/")] == ["plans/000001.parquet"]

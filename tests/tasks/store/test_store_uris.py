@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tasks.store import access as access_module
 from tasks.store import errors, web
 from tasks.store.access import Access, refuse_ip
-from tasks.store.ledger import picture_key
 from tasks.store.objects import open_store, read_uri
+from tasks.store.pictures import picture_key
 from tasks.store.retry import RetryPolicy
 from tasks.store.uris import Address, Shown, parse, safe_key, show
 
