@@ -150,6 +150,7 @@ def test_fpcore_works_without_prefect_and_storage() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_dehazing_by_default_imports_no_diffusion_libraries() -> None:
     """They cost ten times what one photograph does."""
     line = "import sys, tasks.steps; print(sorted({'diffusers', 'transformers', 'torchmetrics'} & set(sys.modules)))"

@@ -19,6 +19,7 @@ def python(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
     script = (
         "import sys, fpcore\n"

@@ -161,6 +161,7 @@ print(min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 """
 
 
+@pytest.mark.long
 def test_twelve_megapixels_take_half_a_second_of_two_cores_and_little_memory() -> None:
     done = subprocess.run([sys.executable, "-c", SPEED_AND_MEMORY], capture_output=True, text=True, check=True)
     seconds, mebibytes = map(float, done.stdout.split())

@@ -25,6 +25,7 @@ def test_some_hundred_cases_find_nothing(tmp_path: Path) -> None:
     assert set(tally.ended) == set(CORPUS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", KEPT, ids=lambda path: path.name)
 def test_what_was_found_once_stays_mended(file: Path) -> None:
     for number in range(10):
@@ -61,6 +62,7 @@ def raise_error(data: bytes, rng: random.Random) -> str:
     raise KeyError("nobody declared this")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("target", "wall", "reason"),
     [

@@ -93,6 +93,7 @@ def test_any_size_and_aspect(size: tuple[int, int]) -> None:
     assert 0 <= float(estimate.density.min()) <= float(estimate.density.max()) < 1
 
 
+@pytest.mark.long
 def test_density_is_a_map_and_follows_the_haze() -> None:
     """Denser haze is seen as denser, and far haze as far: the top of the picture more than the bottom."""
     names = ("china", "coffee", "astronaut", "chelsea", "rocket")
@@ -130,6 +131,7 @@ def test_frames_are_no_evidence(shade: int) -> None:
     assert inside[5:17, 6:].all()
 
 
+@pytest.mark.long
 def test_restoring_brings_a_hazy_photograph_closer_to_the_clear_one() -> None:
     gains = []
     for name, clear in clear_photographs():
@@ -189,6 +191,7 @@ def test_noise_is_not_amplified_where_there_is_nothing_else() -> None:
     assert done[20:120, 20:-20].mean(2).std() / 255 < 0.05
 
 
+@pytest.mark.long
 def test_clear_photographs_come_back_close_to_themselves_and_hazy_ones_are_cleared() -> None:
     for name, clear in clear_photographs():
         for pixels, clear_one in ((clear, True), (rendered(name, 0.6, 0.3), False)):

@@ -339,6 +339,7 @@ def test_a_status_never_flatters(rho: float, name: str, poison: str | None, damp
         assert inversion.status[1] == Status.NONFINITE
 
 
+@pytest.mark.long
 def test_rows_that_nobody_needs_leave_the_batch() -> None:
     """Six images of unequal difficulty: the batch is full while images wait, then as small as those still iterating."""
     schedule = sd_schedule(20)

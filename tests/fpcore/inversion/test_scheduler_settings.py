@@ -56,6 +56,7 @@ def test_only_schedules_that_end_at_zero_signal_are_refused() -> None:
     assert len(refused) == 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_walks_every_schedule(name: str) -> None:
     """Finite, every step judged, evaluations bounded; where it says converged, no bound is broken and it comes back."""

@@ -17,6 +17,7 @@ from tests.fpcore.closed_form import mixture, sd_schedule
 TOLERANCE = 2e-3
 
 
+@pytest.mark.long
 def test_speculative_steps_are_as_close_to_their_fixed_points_as_the_others() -> None:
     """Every state against its fixed point found to 1e-11, 4 × 52 images × 50 steps.
 

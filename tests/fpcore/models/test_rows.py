@@ -54,6 +54,7 @@ class Noted(nn.Module):
         return self.inner(z, *rest, **named)
 
 
+@pytest.mark.long
 def test_compiled_rows_equal_the_plain_ones_and_shapes_are_few() -> None:
     torch._dynamo.reset()
     plain = Toy().requires_grad_(False)

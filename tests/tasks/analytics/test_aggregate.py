@@ -323,6 +323,7 @@ def test_what_is_no_shard_is_named_and_left_out(copy: Path, tmp_path: Path, kind
         aggregate([str(copy)], str(tmp_path / "more"))
 
 
+@pytest.mark.long
 def test_a_manifest_of_somebody_else_is_made_anew(ledger: Path, tmp_path: Path) -> None:
     aggregate([str(ledger)], str(tmp_path))
     (kept,) = (tmp_path / "_manifest").iterdir()
@@ -350,6 +351,7 @@ def test_parts_are_closed_when_they_are_large(ledger: Path, tmp_path: Path, monk
     assert table(tmp_path / "many", "summary") == table(tmp_path / "one", "summary")
 
 
+@pytest.mark.long
 def test_a_bucket_works_like_a_folder(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with run_moto() as server:
         for name, value in server.env.items():
@@ -381,6 +383,7 @@ def test_every_column_is_described() -> None:
             assert (field.metadata or {}).get(b"description"), field.name
 
 
+@pytest.mark.long
 def test_ten_thousand_photos_fit_in_memory_and_patience(tmp_path: Path) -> None:
     """A small sibling of benchmarks/aggregate.py: half a million iterations."""
     build(tmp_path / "ledger", photos=10_000, steps=25, iterations=2)

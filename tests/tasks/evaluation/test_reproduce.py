@@ -48,6 +48,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["reproduce", "table3", str(tmp_path)]).exit_code == 2
 
 
+@pytest.mark.long
 def test_the_sample_data_have_the_benchmarks_layouts(tmp_path: Path) -> None:
     from fpcore.evaluation.pie_bench import read_mapping
 

@@ -356,6 +356,7 @@ def test_signatures_stay_out_of_keys_and_messages(folder: Path) -> None:
     assert "CANARY" not in f"{bad['key']}{bad['problem']}{bucket['key']}{bucket['problem']}"
 
 
+@pytest.mark.long
 def test_a_value_repeated_by_a_dictionary_does_not_fill_the_memory(folder: Path) -> None:
     """2 MB of Parquet that unpack to 40 GB of prompts."""
     values = pa.array(["a.jpg"] * 20_000)
@@ -368,6 +369,7 @@ def test_a_value_repeated_by_a_dictionary_does_not_fill_the_memory(folder: Path)
     assert MAX_TEXT < 2_000_000
 
 
+@pytest.mark.long
 def test_masks_go_through_the_decoder_of_photos() -> None:
     with pytest.raises(ValueError, match="no picture file"):
         mask_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")

@@ -80,6 +80,7 @@ def test_resized_by_area_or_bilinearly() -> None:
     assert resized(grey, (4, 6)) is grey
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["words-by-place", "dcp"])
 def test_only_what_the_mask_shows_is_dehazed(method: str, photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, keys = photos
@@ -97,6 +98,7 @@ def test_only_what_the_mask_shows_is_dehazed(method: str, photos: tuple[Path, li
     assert np.abs(after - before)[:, width // 2 + 2 :].mean() > 5
 
 
+@pytest.mark.long
 def test_a_depth_map_decides_where_the_prior_weighted_method_works(
     photos: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def page_of(root: Path) -> Page:
     return Page((root / "report/index.html").read_text())
 
 
+@pytest.mark.long
 def test_numbers_equal_duckdb_over_the_raw_shards(night: Path, report: ReportSummary) -> None:
     shards = f"read_parquet('{night}/shards/*.parquet')"
 
@@ -283,6 +284,7 @@ def test_equal_folder_names_are_told_apart(night: Path, tmp_path: Path) -> None:
     assert all(re.fullmatch(r"night-[0-9a-f]{8}", label) for label in labels)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize("lost", ["source", "output", "both"])
 def test_lost_pictures_are_replaced_or_named(tmp_path: Path, lost: str) -> None:
@@ -301,6 +303,7 @@ def test_lost_pictures_are_replaced_or_named(tmp_path: Path, lost: str) -> None:
     assert size == ((32, 32) if lost == "both" else (60, 40))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_charts")
 def test_heavy_pictures_keep_the_page_small(tmp_path: Path) -> None:
     recipe = Recipe(photos=24, inference_steps=2, failures=False, size=(60, 40))

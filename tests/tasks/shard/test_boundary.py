@@ -128,6 +128,7 @@ def test_a_run_that_cannot_work_at_all_fails_no_photo(
     assert not ledger.status().complete
 
 
+@pytest.mark.long
 def test_a_photo_that_takes_too_long_fails_and_the_others_do_not_wait(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def write_damaged(folder: Path, count: int, seed: int) -> list[str]:
     return keys
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("count", "target"),

@@ -70,7 +70,6 @@ def test_automatic_batch_size_is_a_number_when_it_is_used(given: object) -> None
 
 
 @pytest.mark.model
-@pytest.mark.heart
 def test_two_shards_in_one_process_take_turns_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model keeps attention maps while it computes, so no two shards may be in it; both are committed."""
     write_photos(tmp_path / "in", 4)

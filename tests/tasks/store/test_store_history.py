@@ -151,6 +151,7 @@ def same(one: ledger_module.History, other: ledger_module.History) -> bool:
     return one.footer() == other.footer() and one.table().equals(other.table())
 
 
+@pytest.mark.long
 def test_a_checkpoint_says_what_plans_and_commits_say(long: Ledger) -> None:
     before = again(long).history()
     assert again(long).checkpoint(always=True)
@@ -190,6 +191,7 @@ def test_open_shards_are_remembered_and_looked_at_again(ledger: Ledger) -> None:
     assert [problem.key for problem in verify(fresh)] == ["shards/000001-00001.parquet", "shards/000002-00000.parquet"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "foreign"])
 def test_a_damaged_checkpoint_costs_time_and_is_named(long: Ledger, damage: str) -> None:
     truth = long.history()
@@ -202,6 +204,7 @@ def test_a_damaged_checkpoint_costs_time_and_is_named(long: Ledger, damage: str)
     assert [problem.key for problem in verify(again(long))] == [f"checkpoints/{path.name}"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_tells_lies_is_named(long: Ledger) -> None:
     history = long.history()
     history.photos["state"][0] = 1 - min(int(history.photos["state"][0]), 1)

@@ -448,6 +448,7 @@ print(hashlib.sha256(parquet.encode(table, {"attempt_id": "0", "b": 1, "a": {"z"
 """
 
 
+@pytest.mark.long
 def test_bytes_do_not_depend_on_clock_zone_or_hash_seed() -> None:
     zones = ["UTC", "Asia/Kathmandu", "America/St_Johns", "Pacific/Apia"]
     children = [

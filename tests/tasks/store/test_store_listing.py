@@ -85,6 +85,7 @@ def peak(keys: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.long
 def test_ten_times_the_pages_need_hardly_more_memory() -> None:
     """Pages that the collector has not come round to yet may wait, so not exactly as much; all of them would be ten times."""
     peak(PAGE)  # what the client itself loads

@@ -90,6 +90,7 @@ def touch_everything(bucket: str) -> None:
     read_uri(f"s3://{bucket}/p/a.jpg", QUICK)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("setting", "anonymous"), [("", False), ("other", False), ("open", True), ("a, open", True)])
 def test_only_buckets_named_as_anonymous_are_asked_without_a_signature(
     wire: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, setting: str, anonymous: bool
@@ -100,6 +101,7 @@ def test_only_buckets_named_as_anonymous_are_asked_without_a_signature(
     assert {"authorization" in headers for headers in wire} == {not anonymous}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("setting", "pays"), [("", False), ("other", False), ("dear", True), ("*", True)])
 def test_only_for_buckets_named_so_every_request_says_who_pays(
     wire: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, setting: str, pays: bool
@@ -144,6 +146,7 @@ def test_profile_and_its_endpoint_come_from_the_usual_files(
         assert "/eu-west-3/s3/" in wire[0]["authorization"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_the_endpoint_of_the_environment_goes_before_the_profile(
     wire: list[dict[str, str]], bare: Path, monkeypatch: pytest.MonkeyPatch, name: str
