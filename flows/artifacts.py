@@ -35,6 +35,11 @@ class Board:
         self._log = get_run_logger()
         self._artifact: Any = create_progress_artifact(0.0, key="progress", description=f"{self.pace}")
 
+    @property
+    def shards(self) -> list[tuple[int, int]]:
+        """Plan and number of the shards that are committed."""
+        return [(shard["plan"], shard["shard"]) for shard in self.done]
+
     def add(self, shard: dict[str, Any]) -> None:
         """A shard is committed."""
         shard = {"failed": 0, "seconds": 0, **shard}
@@ -73,8 +78,7 @@ class Board:
         """The report, some photos before and after, and where the results are."""
         if report is not None:
             create_markdown_artifact(report, key="report", description=f"Report on {markdown(self.output)}")
-        places = [(shard["plan"], shard["shard"]) for shard in self.done if shard["photos"]]
-        for key, picture in before_and_after(self.output, places):
+        for key, picture in before_and_after(self.output, self.shards):
             create_image_artifact(picture, key="before-after", description=f"{markdown(key)}: before, after")
         for name in ("images", "report/index.html") if report is not None else ("images",):
             place = f"{self.output}/{name}"

@@ -44,7 +44,7 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     ledger.checkpoint(history)
     status = history.status()
     if board.done:
-        board.publish(report(output)["markdown"] if execution.report else None)
+        board.publish(report(output, board.shards, status)["markdown"] if execution.report else None)
     judge(summary, status, errors, execution.max_failed_fraction)
     return {**vars(status), **summary, "passed_over": planned["passed_over"]}
 

@@ -117,7 +117,7 @@ def finish_open(output: str, config: RunConfig, execution: Execution) -> dict[st
     ledger.checkpoint(history)
     status = history.status()
     if done and execution.report:
-        steps.report(output)
+        steps.report(output, [(shard["plan"], shard["shard"]) for shard in done], status)
     counts, errors = totals(done), [str(one.error) for one in ended if one.error is not None]
     judge(counts, status, errors, execution.max_failed_fraction)
     return {**vars(status), **counts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +17,7 @@ from tasks.config import RunConfig, RunOrigin
 from tasks.shard.process import ShardSummary
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.error_codes import NIGHTLY, RetryRule
+from tasks.store.ledger import RunStatus
 
 
 def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -70,6 +72,6 @@ def process(
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report", timeout_seconds=3600)
-def report(output: str) -> dict[str, Any]:
-    """Write the report from the committed shards."""
-    return steps.report(output)
+def report(output: str, shards: Sequence[tuple[int, int]], status: RunStatus) -> dict[str, Any]:
+    """Write the report on what a run has committed: pairs of plan and shard; ``status`` is that of the whole output."""
+    return steps.report(output, shards, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.shard.process import ShardSummary, process_shard, versions
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.error_codes import NIGHTLY, RetryRule
 from tasks.store.errors import StoreError
-from tasks.store.ledger import Ledger
+from tasks.store.ledger import Ledger, RunStatus, ShardId
 from tasks.store.objects import open_store
 
 
@@ -97,9 +98,10 @@ def process(
         ) from None
 
 
-def report(output: str) -> dict[str, Any]:
-    """Write the report from the committed shards."""
-    from tasks.report.page import write_report  # here: a run without a report needs neither DuckDB nor matplotlib
+def report(output: str, shards: Sequence[tuple[int, int]], status: RunStatus) -> dict[str, Any]:
+    """Write the report on what a run has committed: pairs of plan and shard; ``status`` is that of the whole output."""
+    from tasks.report.data import Night  # here: a run without a report needs neither DuckDB nor matplotlib
+    from tasks.report.page import write_report
 
-    summary = write_report([output])
+    summary = write_report([output], night=Night(tuple(ShardId(*pair) for pair in sorted(shards)), status))
     return {"markdown": summary.markdown}

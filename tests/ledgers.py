@@ -79,6 +79,7 @@ def add_shard(output: Path, source: Path, recipe: Recipe, shard: int) -> Path:
 def configuration_of(recipe: Recipe) -> dict[str, Any]:
     return {
         "operation": "dehaze",
+        "dehaze_variant": "words-by-place",
         "method": recipe.method,
         "num_inference_steps": recipe.inference_steps,
         "prompt": "haze",

@@ -92,10 +92,20 @@ def run(
                 err=True,
             )
         summary = run_here(operation, source, output, config, Execution(**execution))
-    show_summary(output, summary, as_json, execution.get("report", True))
+        report = find_report(output, execution)
+    show_summary(output, summary, as_json, report)
 
 
-def show_summary(output: str, summary: dict[str, Any], as_json: bool, with_report: bool) -> None:
+def find_report(output: str, execution: dict[str, Any]) -> str | None:
+    """Where the report is, if the run was to write one and there is one; a run with nothing new leaves the former."""
+    from tasks.report.place import REPORT
+    from tasks.store.objects import open_store
+
+    wanted = execution.get("report", True) and open_store(output).exists(REPORT)
+    return f"{output.rstrip('/')}/{REPORT}" if wanted else None
+
+
+def show_summary(output: str, summary: dict[str, Any], as_json: bool, report: str | None) -> None:
     """What came of a run, apart from what is in the output in all."""
     if as_json:
         emit({"output": output, **summary})
@@ -115,8 +125,11 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool, with_repor
         console.print(terminal(f"Passed over: {PassedOver(summary['passed_over'])}."), highlight=False)
     folder = output.rstrip("/")
     shown = terminal(folder)
-    report = f"   Report: {shown}/report/index.html" if with_report else ""
-    console.print(f"Pictures: {shown}/images{report}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Pictures: {shown}/images" + (f"   Report: {terminal(report)}" if report else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -341,7 +354,8 @@ def retry(
 
         rule = RetryRule(asked=asked_codes(code))
         summary = try_again(output, rule, settings, Execution(**execution))
-    show_summary(output, summary, as_json, execution.get("report", True))
+        report = find_report(output, execution)
+    show_summary(output, summary, as_json, report)
 
 
 def mask_runs(picture: str | None) -> list[int] | None:

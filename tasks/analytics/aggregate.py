@@ -64,19 +64,26 @@ class _Group:
         return hashlib.sha256("".join(shard.name + shard.etag for shard in self.shards).encode()).hexdigest()[:16]
 
 
-def aggregate(outputs: Sequence[str], destination: str, progress: Progress | None = None) -> AggregateSummary:
+def aggregate(
+    outputs: Sequence[str],
+    destination: str,
+    progress: Progress | None = None,
+    *,
+    only: Sequence[str] | None = None,
+) -> AggregateSummary:
     """Bring the tables under ``destination`` up to date with the committed shards of ``outputs``.
 
     Args:
         outputs: output roots of runs, folders or fsspec URLs.
         destination: folder or URL of the tables; runs already there and not named are left alone.
         progress: called with (shards read, shards to read) of each run as the work goes on.
+        only: names of the shards that the tables are made of; None = all that are there.
 
     Raises:
         ValueError: no output given, or an output without committed shards that can be read.
     """
     started = time.monotonic()
-    runs = _open(outputs)
+    runs = _open(outputs, only)
     tables = open_output(destination)
     unreadable: list[str] = []
     counts = [_aggregate_run(run, shards, tables, progress, unreadable) for run, shards in runs]
@@ -86,11 +93,12 @@ def aggregate(outputs: Sequence[str], destination: str, progress: Progress | Non
     return AggregateSummary(tables.url, names, new, known, images, steps, seconds, tuple(unreadable))
 
 
-def _open(outputs: Sequence[str]) -> list[tuple[Output, list[Shard]]]:
+def _open(outputs: Sequence[str], only: Sequence[str] | None) -> list[tuple[Output, list[Shard]]]:
     """The runs and their shards, each output once."""
     if not outputs:
         raise ValueError("No output given: name at least one output folder or URL of a run.")
-    runs = {run.url: (run, list_shards(run)) for run in map(open_output, outputs)}
+    named = None if only is None else [Shard(name) for name in only]
+    runs = {run.url: (run, list_shards(run) if named is None else named) for run in map(open_output, outputs)}
     for run, shards in runs.values():
         if not shards:
             raise ValueError(

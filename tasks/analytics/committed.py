@@ -54,10 +54,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Shard:
-    """One committed shard object; ``etag`` changes whenever its bytes do."""
+    """One committed shard object; ``etag`` changes whenever its bytes do, and is empty where nobody listed it."""
 
     name: str
-    etag: str
+    etag: str = ""
 
 
 def open_output(url: str) -> Output:

@@ -251,17 +251,20 @@ def _progress(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart |
         axis.plot([0, most], [0, most], "--", color=_INK, alpha=0.6, linewidth=1, label="one evaluation a step")
         for line in lines:
             axis.plot([0, *line["x"]], [0, *line["y"]], "-", color=_SERIES[1], alpha=0.4, linewidth=0.9)
-        axis.set(xlabel="UNet evaluations (NFE)", ylabel="inversion steps done")
+        axis.set(xlabel="evaluations of the model (NFE)", ylabel="inversion steps done")
         axis.legend(loc="lower right")
         _whole(axis)
 
     note = f"Each line is one photo ({len(lines)} shown). The steeper, the cheaper; flat stretches are hard steps."
-    return draw(plot, "Progress of the inversion", note, "Inversion steps done against UNet evaluations.")
+    return draw(plot, "Progress of the inversion", note, "Inversion steps done against evaluations.")
 
 
 def _evaluations(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | None:
-    title, alt = "UNet evaluations a photo", "Histogram of UNet evaluations a photo."
-    return _histogram(_values(connection, facts.run, "nfe"), title, "NFE, inversion and regeneration", alt)
+    title, alt = f"Evaluations of {facts.network}", f"Histogram of evaluations of {facts.network} a photo."
+    values = _values(connection, facts.run, "nfe")
+    if not values.size or not np.ptp(values):  # every photo took as many: the number above says so
+        return None
+    return _histogram(values, title, "NFE, inversion and regeneration", alt)
 
 
 def _times(connection: duckdb.DuckDBPyConnection, facts: RunFacts) -> Chart | None:
@@ -352,12 +355,12 @@ def _compare_cost(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFacts
                 line.set(color=_INK, markeredgecolor=_INK, markersize=2)
         for line in box["medians"]:
             line.set(color=_SERIES[1], linewidth=2)
-        axis.set(xlabel="UNet evaluations a photo (NFE)")
+        axis.set(xlabel="evaluations a photo (NFE)")
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
 
     note = "Box: middle half of the photos; line: median; whiskers: 5 % to 95 %."
-    return draw(plot, "Cost", note, "UNet evaluations a photo, one box a run.", height=1.4 + 0.4 * len(values))
+    return draw(plot, "Cost", note, "Evaluations a photo, one box a run.", height=1.4 + 0.4 * len(values))
 
 
 def _iterations(axis: Axes, most: int) -> None:

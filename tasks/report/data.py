@@ -13,14 +13,19 @@ from typing import Any
 import duckdb
 
 from tasks.config import RunConfig
+from tasks.store.ledger import RunStatus, ShardId
 from tasks.store.schema import STAGES
 from tasks.store.uris import parse
 
 FLAGGED = (
-    "(status <> 'ok' OR coalesce(verdict, 'cleared') <> 'cleared' "
-    "OR coalesce(inversion_status, 'converged') NOT IN ('converged', 'completed'))"
+    "(status <> 'ok' OR coalesce(verdict, 'cleared') NOT IN ('cleared', 'gently', 'unchanged') "
+    "OR coalesce(inversion_status, 'converged') NOT IN ('converged', 'completed') "
+    "OR coalesce(metrics['psnr_output'] < metrics['psnr_input'], false))"
 )
-"""SQL: the photos somebody should look at. `completed` is a fixed number of iterations, which judges nothing."""
+"""SQL: the photos somebody should look at. A photo that was changed gently or not at all is as it should be; `completed`
+is a fixed number of iterations, which judges nothing."""
+MAX_NIGHTS = 30
+"""Runs that the report of a whole output lists, the newest ones."""
 
 PHOTO_COLUMNS = (
     "run, key, plan, shard, row, status, error_code, error_message, verdict, strength, inversion_status, source_uri, "
@@ -29,8 +34,19 @@ PHOTO_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class Night:
+    """What one run has committed, and the output as a whole after it: a report on that run alone."""
+
+    shards: tuple[ShardId, ...]
+    status: RunStatus
+
+
+@dataclass(frozen=True)
 class RunFacts:
-    """What the report says of one run. Means are over the photos with status ok; times in seconds."""
+    """What the report says of an output, or of one run on it; photos count by their newest row.
+
+    Means are over the photos with status ok; times in seconds.
+    """
 
     run: str
     label: str
@@ -63,17 +79,30 @@ class RunFacts:
     configuration: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     command: str = ""
+    nights: list[dict[str, Any]] = field(default_factory=list)
+    """The runs whose rows these are, the newest first: run_id, from, photos, ok, failed."""
 
     @property
     def way(self) -> str:
         """What tells runs apart: the method of dehazing or the guidance mode of editing, and the inversion method."""
         operation, method = self.configuration.get("operation"), self.method or "–"
         if operation == "dehaze":
-            dehazing = self.configuration.get("dehaze_variant")
-            return "dark channel prior" if dehazing == "dcp" else f"{dehazing}, {method}"
+            dehazing = str(self.configuration.get("dehaze_variant", "density"))
+            name = {"dcp": "dark channel prior", "density": "haze density"}.get(dehazing, dehazing)
+            return f"{name}, {method}" if self.inverts else name
         if operation == "restore":
             return f"{self.configuration.get('task', 'colorize')}, {method}"
         return f"guidance {self.configuration.get('guidance')}, {method}" if operation == "edit" else method
+
+    @property
+    def inverts(self) -> bool:
+        """Whether photos were inverted: dehazing by haze density alone asks no diffusion model."""
+        return self.configuration.get("operation") != "dehaze" or bool(self.nfe_inversion)
+
+    @property
+    def network(self) -> str:
+        """What the evaluations are of."""
+        return "the model" if self.inverts else "the haze density network"
 
     @property
     def converged(self) -> float | None:
@@ -97,16 +126,18 @@ def _facts(connection: duckdb.DuckDBPyConnection, record: dict[str, Any], label:
         "SELECT avg(nfe) AS nfe, avg(nfe_inversion) AS nfe_inversion FROM images WHERE run = ? AND status = 'ok'",
         run,
     )
-    flagged = _one(connection, f"SELECT count(*) AS n FROM images WHERE run = ? AND {FLAGGED}", run)["n"]
+    counts = f"""SELECT count(*) AS photos, count(*) FILTER (status = 'ok') AS ok,
+                        count(*) FILTER (status <> 'ok') AS failed, count(*) FILTER ({FLAGGED}) AS flagged
+                 FROM images WHERE run = ?"""
     configuration = json.loads(record["configuration"])
     busy = record["busy_seconds"]
-    kept = ("run", "output", "method", "num_inference_steps", "device", "photos", "ok", "failed", "model_digest")
+    kept = ("run", "output", "method", "num_inference_steps", "device", "model_digest")
     return RunFacts(
         **{name: record[name] for name in kept},
+        **_one(connection, counts, run),
         label=label,
         started_at=_moment(record["started_at"]),
         finished_at=_moment(record["finished_at"]),
-        flagged=flagged,
         verdicts=_from_best(_counts(connection, "verdict", run, "status = 'ok'")),
         inversion=_counts(connection, "inversion_status", run, "status = 'ok'"),
         failures=_counts(connection, "error_code", run, "status <> 'ok'"),
@@ -120,6 +151,7 @@ def _facts(connection: duckdb.DuckDBPyConnection, record: dict[str, Any], label:
         configuration=configuration,
         versions=json.loads(record["versions"]),
         command=reproduce(configuration, _source(connection, run), _plain(record["output"])),
+        nights=_nights(connection, run),
     )
 
 
@@ -128,6 +160,15 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str, *values: object) -> 
     result = connection.execute(query, values)
     names = [column[0] for column in result.description or ()]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _nights(connection: duckdb.DuckDBPyConnection, run: str) -> list[dict[str, Any]]:
+    """The newest runs on an output by the time of their first photo, with all of their rows."""
+    query = f"""SELECT run_id, strftime(min(processed_at), '%Y-%m-%d %H:%M:%S UTC') AS began, count(*) AS photos,
+                       count(*) FILTER (status = 'ok') AS ok, count(*) FILTER (status <> 'ok') AS failed
+                FROM attempts WHERE run = ? AND run_id IS NOT NULL
+                GROUP BY run_id ORDER BY began DESC, run_id LIMIT {MAX_NIGHTS}"""
+    return rows(connection, query, run)
 
 
 def _source(connection: duckdb.DuckDBPyConnection, run: str) -> str:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+from tasks.store.error_codes import RetryRule, asked_codes
 from tasks.store.errors import StoreError
-from tasks.store.ledger import Ledger
+from tasks.store.history import History
+from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tasks.text import markdown
 
-MAX_SHARDS = 50
-"""Shards with failed photos that are read; the summary says if there are more."""
+MAX_EXAMPLES = 50
+"""Shards with failed photos that are read for an example of each reason."""
+
+
+EVERY_FAILURE = RetryRule(asked=asked_codes("all"))
+
+
+@dataclass(frozen=True)
+class FailedPhoto:
+    """A photo that failed, why, and where it was read from."""
+
+    key: str
+    code: str
+    message: str
+    source: str | None
 
 
 def failure_summary(output: str) -> str:
     """Counts of done, failed and open, the reasons of failed photos with an example each, and what to do next."""
     try:
         ledger = Ledger(open_store(output))
-        status = ledger.status()
-        reasons = _reasons(ledger) if status.failed else []
+        history = ledger.history()
+        status = history.status()
+        reasons = _reasons(ledger, history) if status.failed else []
     except (StoreError, ValueError) as error:
         return f"The output cannot be read: {markdown(error)}\n"
-    done = f"{status.committed} of {status.planned} photos have a row, {status.failed} of them failed; "
+    done = f"{status.ok} of {status.photos} photos are done, {status.failed} failed; "
     lines = [done + f"{status.open_shards} of {status.shards} shards are open.", ""]
     if reasons:
         lines += ["| reason | photos | for example | |", "|---|---|---|---|", *reasons, ""]
@@ -30,19 +47,23 @@ def failure_summary(output: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reasons(ledger: Ledger) -> list[str]:
-    """Table rows, the most frequent reason first."""
-    counts: Counter[str] = Counter()
+def _reasons(ledger: Ledger, history: History) -> list[str]:
+    """Table rows, the most frequent reason first; examples from the newest shards that have them."""
+    shards = sorted({shard for shard, _, _ in history.failed(EVERY_FAILURE)}, reverse=True)[:MAX_EXAMPLES]
     examples: dict[str, tuple[str, str]] = {}
-    with_failures = [shard for shard in ledger.committed() if ledger.shard_footer(*shard)["failed"]]
-    for shard in with_failures[:MAX_SHARDS]:
-        rows = ledger.read_shard(*shard, columns=["key", "status", "error_code", "error_message"]).to_pylist()
-        for row in (row for row in rows if row["status"] == "failed"):
-            counts[row["error_code"]] += 1
-            examples.setdefault(row["error_code"], (row["key"], row["error_message"]))
-    table = [
-        f"| {markdown(code)} | {n} | {markdown(examples[code][0], 200)} | {markdown(examples[code][1], 200)} |"
-        for code, n in counts.most_common()
-    ]
-    more = len(with_failures) - MAX_SHARDS
-    return table + ([f"| … | {more} more shards with failed photos | | |"] if more > 0 else [])
+    for photo in failed_photos(ledger, shards):
+        examples.setdefault(photo.code, (photo.key, photo.message))
+    counts = sorted(history.failures().items(), key=lambda item: (-item[1], item[0]))
+    shown = [(code, n, *examples.get(code, ("", ""))) for code, n in counts]
+    return [f"| {markdown(code)} | {n} | {markdown(key, 200)} | {markdown(why, 200)} |" for code, n, key, why in shown]
+
+
+def failed_photos(ledger: Ledger, shards: Iterable[ShardId]) -> Iterator[FailedPhoto]:
+    """The failed photos of committed shards, in their order."""
+    for shard in shards:
+        table = ledger.read_shard(*shard, ["key", "status", "error_code", "error_message", "source_uri"])
+        for row in table.to_pylist():
+            if row["status"] != "ok":
+                yield FailedPhoto(
+                    row["key"], row["error_code"] or "unknown", row["error_message"] or "", row["source_uri"]
+                )

@@ -17,12 +17,13 @@ import jinja2
 import pyarrow as pa
 
 from tasks.analytics.aggregate import aggregate
-from tasks.analytics.committed import Output, list_shards, open_output, read_shard
+from tasks.analytics.committed import Output, Shard, list_shards, open_output, read_shard
 from tasks.analytics.summarise import connect
 from tasks.report.charts import Chart, charts_of, comparison
-from tasks.report.data import RunFacts, paired, run_facts
+from tasks.report.data import Night, RunFacts, paired, run_facts
 from tasks.report.pictures import Shown, flagged_photos, photos_of, sample_keys, show
 from tasks.store.errors import Corrupt, UnknownSchema
+from tasks.store.ledger import RunStatus
 from tasks.store.schema import PATH
 from tasks.text import markdown
 
@@ -62,13 +63,26 @@ class RunReport:
     listed: list[dict[str, Any]]
 
 
-def write_report(outputs: Sequence[str], destination: str | None = None, *, max_pictures: int = 24) -> ReportSummary:
+@dataclass(frozen=True)
+class Content:
+    """Everything the page shows. ``status``: of the whole output, where the report is on a part of it."""
+
+    reports: list[RunReport]
+    charts: list[Chart]
+    status: RunStatus | None
+    unreadable: tuple[str, ...]
+
+
+def write_report(
+    outputs: Sequence[str], destination: str | None = None, *, max_pictures: int = 24, night: Night | None = None
+) -> ReportSummary:
     """Write ``report/index.html``, ``report/report.md`` and ``report/report.json``.
 
     Args:
         outputs: output roots of the runs; several are put side by side.
         destination: folder or URL under which ``report/`` is written; None = the first output.
         max_pictures: most photos shown before and after, over all runs.
+        night: the run on the one output that is reported; nothing but its shards is read. None = all that there is.
 
     Raises:
         ValueError: no output given, or one without committed shards.
@@ -76,40 +90,48 @@ def write_report(outputs: Sequence[str], destination: str | None = None, *, max_
     if not outputs:
         raise ValueError("No output given: name at least one output folder or URL of a run.")
     with tempfile.TemporaryDirectory() as folder:
-        done = aggregate(outputs, folder)
+        done = aggregate(outputs, folder, only=[shard.name for shard in night.shards] if night else None)
         with connect() as connection:
             create_views(connection, folder)
             roots = {output.run: output for output in map(open_output, outputs)}
-            create_paths(connection, roots)
+            create_paths(connection, roots, night)
             reports, charts = _collect(connection, done.runs, roots, max_pictures)
-    return _write(open_output(destination or outputs[0]), reports, charts, done.unreadable)
+    status = night.status if night and night.status.photos > reports[0].facts.photos else None
+    return _write(open_output(destination or outputs[0]), Content(reports, charts, status, done.unreadable))
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
-    """Views steps, images, runs and summary of the tables in a local folder."""
-    for table in ("steps", "images", "runs", "summary"):
+    """Views steps, images, runs and summary of the tables in a local folder.
+
+    ``images`` has the newest row of each photo, ``attempts`` all of them.
+    """
+    for view, table in (("steps", "steps"), ("attempts", "images"), ("runs", "runs"), ("summary", "summary")):
         location = f"{folder}/{table}/*/*.parquet".replace("'", "''")
         connection.execute(
-            f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{location}', hive_partitioning = true, "
+            f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{location}', hive_partitioning = true, "
             "hive_types = {'run': VARCHAR})"
         )
+    connection.execute(
+        "CREATE VIEW images AS SELECT * FROM attempts QUALIFY plan = max(plan) OVER (PARTITION BY run, key)"
+    )
 
 
-def create_paths(connection: duckdb.DuckDBPyConnection, roots: dict[str, Output]) -> None:
+def create_paths(connection: duckdb.DuckDBPyConnection, roots: dict[str, Output], night: Night | None = None) -> None:
     """Table ``paths`` (run, key and the entries of the ledger's column), from the first shard of each run."""
+    only = [Shard(shard.name) for shard in night.shards] if night else None
     schema = pa.schema([("run", pa.string()), ("key", pa.string()), *PATH])
     found = [
         {"run": run, "key": row["key"], **entry}
         for run, output in roots.items()
-        for row in _first_rows(output)
+        for row in _first_rows(output, only or list_shards(output))
         for entry in row["paths"] or ()
     ]
     connection.register("paths", pa.Table.from_pylist(found, schema=schema))
 
 
-def _first_rows(output: Output) -> list[dict[str, Any]]:
+def _first_rows(output: Output, shards: list[Shard]) -> list[dict[str, Any]]:
     """Keys and paths of the first shard that can be read."""
-    for shard in list_shards(output):
+    for shard in shards:
         with contextlib.suppress(Corrupt, UnknownSchema):
             rows: list[dict[str, Any]] = read_shard(output, shard, ["key", "paths"])[0].to_pylist()
             return rows
@@ -138,9 +160,13 @@ def _collect(
     return reports, comparison(connection, facts) if len(facts) > 1 else []
 
 
-def _write(target: Output, reports: list[RunReport], charts: list[Chart], unreadable: tuple[str, ...]) -> ReportSummary:
-    html, markdown = (_render(name, reports, charts, unreadable) for name in ("report.html.j2", "report.md.j2"))
-    record = {"runs": [_as_json(report) for report in reports], "unreadable": list(unreadable)}
+def _write(target: Output, said: Content) -> ReportSummary:
+    html, markdown = (_render(name, said) for name in ("report.html.j2", "report.md.j2"))
+    record = {
+        "runs": [_as_json(report) for report in said.reports],
+        "in_all": vars(said.status) if said.status else None,
+        "unreadable": list(said.unreadable),
+    }
     content = {
         "report/index.html": html.encode("utf-8", "replace"),
         "report/report.md": markdown.encode("utf-8", "replace"),
@@ -148,7 +174,7 @@ def _write(target: Output, reports: list[RunReport], charts: list[Chart], unread
     }
     for key, data in content.items():
         target.store.put(key, data)
-    facts = [report.facts for report in reports]
+    facts = [report.facts for report in said.reports]
     html_path, markdown_path, json_path = (f"{target.url}/{key}" for key in content)
     return ReportSummary(
         html_path,
@@ -160,7 +186,7 @@ def _write(target: Output, reports: list[RunReport], charts: list[Chart], unread
         failed=sum(one.failed for one in facts),
         flagged=sum(one.flagged for one in facts),
         markdown=markdown,
-        unreadable=unreadable,
+        unreadable=said.unreadable,
     )
 
 
@@ -168,7 +194,7 @@ def _as_json(report: RunReport) -> dict[str, Any]:
     return asdict(report.facts) | {"flagged_photos": report.listed}
 
 
-def _render(name: str, reports: list[RunReport], charts: list[Chart], unreadable: tuple[str, ...]) -> str:
+def _render(name: str, said: Content) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks.report", "templates"),
         autoescape=name.endswith(".html.j2"),
@@ -179,7 +205,12 @@ def _render(name: str, reports: list[RunReport], charts: list[Chart], unreadable
     environment.filters |= {"number": number, "percent": percent, "cell": markdown, "paired": paired}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(name).render(
-        reports=reports, charts=charts, written=written, unreadable=unreadable[:MAX_LISTED], left_out=len(unreadable)
+        reports=said.reports,
+        charts=said.charts,
+        in_all=said.status,
+        written=written,
+        unreadable=said.unreadable[:MAX_LISTED],
+        left_out=len(said.unreadable),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 from PIL import Image
 
-from tasks.analytics.committed import Output, list_shards, read_rows
+from tasks.analytics.committed import Output, Shard, read_rows
 from tasks.photos.preview import preview
 from tasks.report.data import FLAGGED, PHOTO_COLUMNS, rows
 from tasks.store.objects import read_uri
@@ -62,9 +62,8 @@ def photos_of(connection: duckdb.DuckDBPyConnection, run: str, keys: Sequence[st
 
 
 def flagged_photos(connection: duckdb.DuckDBPyConnection, run: str, count: int) -> list[dict[str, Any]]:
-    """The worst photos: failed first, then collapsed, then the largest loss of PSNR, then the rest that are flagged."""
-    query = f"""SELECT {PHOTO_COLUMNS} FROM images WHERE run = ?
-                AND ({FLAGGED} OR coalesce(metrics['psnr_output'] < metrics['psnr_input'], false))
+    """The photos worth a look: failed first, then collapsed, then the largest loss of PSNR, then the rest."""
+    query = f"""SELECT {PHOTO_COLUMNS} FROM images WHERE run = ? AND {FLAGGED}
                 ORDER BY status = 'ok', coalesce(verdict, '') <> 'collapsed',
                          coalesce(metrics['psnr_output'] - metrics['psnr_input'], 0),
                          coalesce(inversion_status, 'converged') IN ('converged', 'completed'), key LIMIT ?"""
@@ -128,10 +127,9 @@ def _stored(output: Output, photos: Sequence[dict[str, Any]]) -> dict[tuple[int,
     for photo in photos:
         wanted.setdefault(f"{photo['plan']:06d}-{photo['shard']:05d}.parquet", set()).add(photo["row"])
     found = {}
-    for shard in list_shards(output):
-        if shard.name in wanted:
-            for row in read_rows(output, shard, ("plan", "shard", "output", "haze_map"), wanted[shard.name]):
-                found[_place(row)] = row
+    for name, numbers in wanted.items():
+        for row in read_rows(output, Shard(name), ("plan", "shard", "output", "haze_map"), numbers):
+            found[_place(row)] = row
     return found
 
 

@@ -24,7 +24,12 @@ class ShardId(NamedTuple):
     @property
     def key(self) -> str:
         """Key of its commit."""
-        return f"shards/{self.plan:06d}-{self.shard:05d}.parquet"
+        return f"shards/{self.name}"
+
+    @property
+    def name(self) -> str:
+        """Name of its commit, without the folder."""
+        return f"{self.plan:06d}-{self.shard:05d}.parquet"
 
     @classmethod
     def of(cls, key: str) -> ShardId | None:

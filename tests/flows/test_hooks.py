@@ -21,7 +21,7 @@ def test_a_failed_run_says_which_photos_failed_and_why(prefect_api: str, tmp_pat
     run = state.state_details.flow_run_id
     assert run is not None
     (failures,) = artifacts(run)["failures"]
-    assert "1 of them failed" in failures.data
+    assert "1 of 2 photos are done, 1 failed" in failures.data
     assert "broken.jpg" in failures.data
 
 

@@ -42,6 +42,7 @@ def test_old_failures_do_not_fail_a_night_and_new_ones_do(source: Path, tmp_path
     assert "5 of 6 are done, 1 failed" in said
     assert "all 6 photos" not in said
     assert "report/index.html" not in said
+    assert "report/index.html" not in night(source, tmp_path / "out", "--report")[2]  # there is none
     (source / "also broken.jpg").write_bytes(b"no picture either")
     code, _, said = night(source, tmp_path / "out")
     assert code == 4  # the night's only new photo failed, however many old ones are good

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +23,11 @@ from PIL import Image
 from flows.cli.app import settings_of
 from tasks.config import RunConfig
 from tasks.report import page as module
-from tasks.report.data import paired, reproduce, source_of
+from tasks.report.data import Night, paired, reproduce, source_of
 from tasks.report.page import ReportSummary, number, percent, write_report
 from tasks.report.pictures import reasons, sample_keys
-from tasks.store.schema import shard_schema
+from tasks.store.ledger import RunStatus, ShardId
+from tasks.store.schema import FOOTER_KEY, shard_schema
 from tasks.text import markdown
 from tests.ledgers import Recipe, picture, write_ledger
 
@@ -104,7 +106,8 @@ def test_numbers_equal_duckdb_over_the_raw_shards(night: Path, report: ReportSum
     invert, write = ask(f"SELECT avg(timings.invert), avg(timings.write) FROM {ok}")[0]
     assert (said["seconds"]["invert"], said["seconds"]["write"]) == pytest.approx((invert, write))
     flagged = ask(
-        "SELECT count(*) FROM {shards} WHERE status <> 'ok' OR verdict <> 'cleared' OR inversion_status <> 'converged'"
+        "SELECT count(*) FROM {shards} WHERE status <> 'ok' OR verdict = 'collapsed' OR inversion_status <> 'converged' "
+        "OR metrics['psnr_output'] < metrics['psnr_input']"
     )
     assert flagged[0][0] == said["flagged"] == report.flagged
     assert said["photos_per_second"] == pytest.approx(RECIPE.photos / (3 * 40))
@@ -117,7 +120,7 @@ def test_page_and_markdown_show_the_same_numbers(night: Path, report: ReportSumm
     markdown = (night / "report/report.md").read_text()
     assert report.markdown == markdown
     assert f"{said['ok']} of {said['photos']} photos are done; {said['failed']} failed." in text
-    assert f"{said['nfe']:.3g}UNet evaluations a photo" in text
+    assert f"{said['nfe']:.3g}evaluations of the model a photo" in text
     assert f"{said['psnr_input']:.1f} → {said['psnr_output']:.1f}" in text
     assert f"| photos | {said['photos']} |" in markdown
     assert f"{said['psnr_input']:.2f} → {said['psnr_output']:.2f} dB" in markdown
@@ -271,8 +274,62 @@ def test_runs_are_put_side_by_side(night: Path, tmp_path: Path, monkeypatch: pyt
     assert [name.rpartition(",")[0] for name in pairs[0]] == [name.rpartition(",")[0] for name in pairs[1]]
     assert len(pairs[0]) == 4
     assert [figure["aria-label"] for figure in page.all("svg")] == [
-        "Final residual by step, one line a run.", "UNet evaluations a photo, one box a run."
+        "Final residual by step, one line a run.", "Evaluations a photo, one box a run."
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_the_report_of_a_run_is_on_its_own_photos_and_reads_no_others(night: Path, tmp_path: Path) -> None:
+    for name in ("run.json", "images", "shards/000001-00002.parquet"):  # of the other shards there is nothing to read
+        place = tmp_path / "night" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (night / name).is_dir() else shutil.copy)(night / name, place)
+    status = RunStatus(plans=2, planned=24, committed=24, photos=24, ok=21, failed=3, shards=3, open_shards=0)
+    done = write_report([str(tmp_path / "night")], night=Night((ShardId(1, 2),), status))
+    text = " ".join(page_of(tmp_path / "night").text.split())
+    assert (done.photos, done.ok, done.failed) == (8, 7, 1)
+    for said in (text, done.markdown):
+        assert "7 of 8 photos of this run" in said
+        assert "In all there are 24 photos: 21 done, 3 failed." in said
+    assert json.loads((tmp_path / "night/report/report.json").read_text())["in_all"] == vars(status)
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_photo_counts_as_its_newest_row_says(tmp_path: Path) -> None:
+    (tmp_path / "out/shards").mkdir(parents=True)
+    for plan, rows in {1: ["ok", "failed", "failed"], 2: [None, "ok"], 3: ["failed"]}.items():
+        table = [
+            {"plan": plan, "shard": 0, "row": n, "key": f"{n}.jpg", "status": status, "run_id": f"night {plan}",
+             "processed_at": datetime(2026, 11, plan, tzinfo=UTC)}
+            for n, status in enumerate(rows) if status
+        ]  # fmt: skip
+        path = tmp_path / f"out/shards/00000{plan}-00000.parquet"
+        pq.write_table(pa.Table.from_pylist(table, schema=shard_schema()), path)
+    done = write_report([str(tmp_path / "out")])
+    assert (done.photos, done.ok, done.failed) == (3, 1, 2)
+    assert "| 2026-11-01 00:00:00 UTC | night 1 | 3 | 1 | 2 |" in done.markdown
+
+
+def test_dehazing_by_density_speaks_of_no_inversion(tmp_path: Path) -> None:
+    (tmp_path / "out/shards").mkdir(parents=True)
+    (tmp_path / "out/run.json").write_text(
+        json.dumps({"configuration": {"operation": "dehaze", "method": "certified"}})
+    )
+    rows = [
+        {"plan": 1, "shard": 0, "row": n, "key": f"{n}.jpg", "status": "ok", "verdict": verdict, "nfe": 3,
+         "nfe_inversion": 0, "inversion_status": "completed"}
+        for n, verdict in enumerate(["cleared", "gently", "unchanged"])
+    ]  # fmt: skip
+    footer = {FOOTER_KEY: json.dumps({"num_inference_steps": 10, "method": "certified"}).encode()}
+    table = pa.Table.from_pylist(rows, schema=shard_schema()).replace_schema_metadata(footer)
+    pq.write_table(table, tmp_path / "out/shards/000001-00000.parquet")
+    done = write_report([str(tmp_path / "out")])
+    text = " ".join(page_of(tmp_path / "out").text.split())
+    assert done.flagged == 0
+    for said in (text, done.markdown):
+        assert "haze density" in said
+        assert "evaluations of the haze density network" in said
+        assert not re.search(r"certified|10 steps|UNet|deserve|invert", said.partition("To run it again")[0])
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -297,7 +354,7 @@ def test_lost_pictures_are_replaced_or_named(tmp_path: Path, lost: str) -> None:
     write_report([str(tmp_path / "night")])
     page = page_of(tmp_path / "night")
     results = [image for image in page.all("img") if (image["alt"] or "").startswith(("result: ", "after: "))]
-    assert len(results) == 5  # four photos, of which one is flagged as well
+    assert len(results) == 4
     assert ("The source could not be read" in page.text) == (lost != "output")
     size = Image.open(io.BytesIO(base64.b64decode((results[0]["src"] or "").partition(",")[2]))).size
     assert size == ((32, 32) if lost == "both" else (60, 40))
