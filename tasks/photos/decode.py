@@ -62,7 +62,8 @@ class Photo:
     """A decoded photograph and what is needed to write it back like the original.
 
     ``pixels`` (H, W, 3) uint8 or uint16, upright; ``alpha`` (H, W) of the same type or None; ``format`` jpeg, png,
-    webp, tiff, heic or avif; ``grey`` if the file was black and white; ``lossless`` if a WebP file was.
+    webp, tiff, heic or avif; ``grey`` if the file was black and white; ``lossless`` if a WebP file was; ``file``: its
+    bytes where encoding the pixels anew would change them, else None.
     """
 
     pixels: Pixels
@@ -71,6 +72,7 @@ class Photo:
     grey: bool = False
     lossless: bool = False
     metadata: Metadata = Metadata()
+    file: bytes | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -156,17 +158,19 @@ def _decode(kind: str, data: bytes, limits: PhotoLimits) -> Photo:
     turn = UPRIGHT.get(orientation)
     samples = np.atleast_3d(turn(stored.samples) if turn else stored.samples)
     channels = samples.shape[2]
+    lossless = kind == "webp" and b"VP8L" in data[:64]
     return Photo(
         pixels=np.repeat(samples[..., :1], 3, axis=2) if channels < 3 else np.ascontiguousarray(samples[..., :3]),
         alpha=np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None,
         format=kind,
         grey=channels < 3,
-        lossless=kind == "webp" and b"VP8L" in data[:64],
+        lossless=lossless,
         metadata=replace(
             metadata,
             icc=stored.icc,
             dropped=(*metadata.dropped, *stored.dropped, *broken),
         ),
+        file=None if lossless or kind in ("png", "tiff") else data,
     )
 
 

@@ -122,6 +122,16 @@ def encode_photo(
     return Encoded(data, SUFFIXES[kind], metadata.dropped)
 
 
+def as_it_was(photo: Photo, format: str = "same", policy: Policy = "keep") -> Encoded | None:
+    """The file of a photo that was not changed, byte for byte: no loss of another encoding, no statement of ours.
+
+    None where it must be encoded all the same: another ``format``, metadata to be left out, or an encoding without loss.
+    """
+    if photo.file is None or policy != "keep" or format not in ("same", photo.format):
+        return None
+    return Encoded(photo.file, SUFFIXES[photo.format])
+
+
 def _samples(pixels: Pixels, like: Photo) -> npt.NDArray[Any]:
     """(H, W, C) in L, LA, RGB or RGBA order."""
     colour: npt.NDArray[Any] = pixels

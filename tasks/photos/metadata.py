@@ -152,7 +152,7 @@ EVERYWHERE = (
     Rewritten(
         "XMP CreatorTool, DigitalSourceType, fixpoint:RunId, fixpoint:ModelDigest",
         "rewritten",
-        "unless provenance is off",
+        "unless provenance is off, or the photo was not changed and its file is copied",
     ),
 )
 

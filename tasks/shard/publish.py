@@ -20,7 +20,7 @@ from fpcore.evaluation.metrics import psnr, ssim
 from fpcore.models.model import Model
 from tasks.config import RunConfig
 from tasks.photos.decode import Photo, Pixels, decode_photo
-from tasks.photos.encode import INVENTED, Encoded, Provenance, encode_photo
+from tasks.photos.encode import INVENTED, Encoded, Provenance, as_it_was, encode_photo
 from tasks.photos.formats import PhotoError
 from tasks.shard.boundary import photo_boundary, within
 from tasks.shard.dehaze import dark_channel_pixels
@@ -97,7 +97,8 @@ class Finisher:
         item.seconds["render"] = perf_counter() - clock
         clock = perf_counter()
         config = self.config
-        encoded = encode_photo(
+        kept = as_it_was(photo, config.image_format, config.metadata) if pixels is photo.pixels else None
+        encoded = kept or encode_photo(
             pixels,
             photo,
             config.image_format,

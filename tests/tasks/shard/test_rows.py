@@ -1,12 +1,15 @@
 """Rows as they are committed: no misspelt name becomes a null, no outage becomes a row for good."""
 
+import hashlib
 import io
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from fpcore.builtin.demo_photographs import clear_photographs
 from tasks.config import RunConfig
 from tasks.photos.sources import list_photos
 from tasks.shard import publish
@@ -82,3 +85,23 @@ def test_an_outage_while_measuring_is_tried_again_and_not_committed(
     store = open_store(output)
     rows = [row for e in store.list("shards/") for row in pq.read_table(io.BytesIO(store.get(e.key))).to_pylist()]
     assert all("psnr_output" in dict(row["metrics"]) for row in rows)
+
+
+def test_a_photo_that_is_not_changed_is_the_same_file(tmp_path: Path) -> None:
+    """No loss of a second JPEG encoding, no statement of ours; only metadata that is to be left out forces one."""
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112], exif.get_ifd(0x8825)[1] = 6, "N"
+    Image.fromarray(next(clear_photographs())[1]).save(tmp_path / "in" / "a.jpg", quality=70, exif=exif)
+    original = (tmp_path / "in" / "a.jpg").read_bytes()
+    for policy, same in (("keep", True), ("no-location", False)):
+        config = RunConfig(strength=0.0, metadata=policy)
+        ledger = Ledger(open_store(str(tmp_path / policy)))
+        ledger.create_run(config.identity())
+        ledger.plan_new(list_photos(str(tmp_path / "in")), 1)
+        process_shard(str(tmp_path / policy), config, 1, 0)
+        row = ledger.read_shard(1, 0).to_pylist()[0]
+        written = ledger.store.get(row["output_path"])
+        assert (written == original) is same
+        assert row["output_sha256"] == hashlib.sha256(written).hexdigest()
+        assert (b"fixpoint" in written.lower()) is not same
