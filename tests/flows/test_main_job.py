@@ -29,8 +29,9 @@ def fixpoint(*arguments: str) -> tuple[int, dict]:
 
 
 def rows(output: Path) -> list[dict]:
-    """Every committed row."""
+    """Every committed row, without the latents."""
     tables = [pq.read_table(p) for p in sorted((output / "shards").glob("*.parquet"))]
+    tables = [table.select([name for name in table.column_names if name != "latent"]) for table in tables]
     return [row for table in tables for row in table.to_pylist()]
 
 
