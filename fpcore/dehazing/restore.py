@@ -10,7 +10,7 @@ Flat haze is close to A, so that holding it back changes hardly anything but the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ FLAT, TEXTURED = 0.006, 0.015
 """Local standard deviation of luma between which flat passes into textured, where the gain is not held back."""
 BAND_PIXELS = 1 << 16
 """Pixels processed at a time."""
+MOST_TAU = 80.0
+"""Optical depth beyond which exp(τ) is no number any more in float32."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = 
     textured = ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
     most = 1 / LEAST_TRANSMISSION
     flat_gain = (GRAIN / texture.clamp_min(1e-4)).clamp(1, most)
-    most_gain = _box((textured * most + (1 - textured) * flat_gain)[None], 3)[0]
+    most_gain = _box((textured * most + (1 - textured) * flat_gain)[None].double(), 3)[0].float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, e.airlight, balance)
 
@@ -81,8 +83,9 @@ def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADI
         return _box(w * y, radius) / total
 
     mean_g, mean_x = mean(g), mean(target)
-    outer = (g[:, None] * g[None]).flatten(0, 1)
-    covariance = mean(outer).unflatten(0, (3, 3)) - mean_g[:, None] * mean_g[None]
+    pairs = torch.triu_indices(3, 3)
+    outer = mean(g[pairs[0]] * g[pairs[1]]) - mean_g[pairs[0]] * mean_g[pairs[1]]
+    covariance = outer[torch.tensor([[0, 1, 2], [1, 3, 4], [2, 4, 5]])]
     cross = mean(g * target) - mean_g * mean_x
     ridge = eps * torch.eye(3, dtype=w.dtype)
     a = torch.linalg.solve(covariance.permute(2, 3, 0, 1) + ridge, cross.permute(1, 2, 0)).permute(2, 0, 1)
@@ -91,10 +94,22 @@ def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADI
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
-    """Mean of (C, h, w) over (2 radius + 1)² windows, smaller at the border."""
-    size = 2 * radius + 1
-    x = F.avg_pool2d(x[None], (1, size), stride=1, padding=(0, radius), count_include_pad=False)
-    return F.avg_pool2d(x, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)[0]
+    """Mean of (C, h, w) float64 over (2 radius + 1)² windows, smaller at the border: differences of running sums."""
+    for dim in (1, 2):
+        n = x.shape[dim]
+        sums = x.cumsum(dim)
+        before = torch.zeros_like(sums.narrow(dim, 0, 1)).expand(*_along(dim, radius + 1, sums))
+        after = sums.narrow(dim, n - 1, 1).expand(*_along(dim, radius, sums))
+        sums = torch.cat([before, sums, after], dim)
+        at = torch.arange(n, dtype=x.dtype)
+        count = (at + radius).clamp_max(n - 1) - (at - radius).clamp_min(0) + 1
+        x = (sums.narrow(dim, 2 * radius + 1, n) - sums.narrow(dim, 0, n)) / (count[:, None] if dim == 1 else count)
+    return x
+
+
+def _along(dim: int, size: int, like: Tensor) -> list[int]:
+    """The shape of ``like`` with another size along one axis."""
+    return [size if i == dim else n for i, n in enumerate(like.shape)]
 
 
 def restore_picture(r: Restoration, picture: Tensor) -> Tensor:
@@ -109,55 +124,64 @@ def restore(
 ) -> Samples:
     """``pixels`` (H, W, 3) uint8 or uint16 without haze; the same type comes back.
 
-    ``strength`` in [0, 1] interpolates between the photograph and the result, ``mask`` (H, W) in [0, 1] per pixel. Works in bands
-    between two rows of the map: memory beyond the output is small.
+    ``strength`` in [0, 1] interpolates between the photograph and the result, ``mask`` (H, W) in [0, 1] per pixel. Works in
+    bands of rows: memory beyond the output is small.
     """
     height, width = pixels.shape[:2]
-    grid = _grid(r)
-    position = ((np.arange(height) + 0.5) * grid.shape[1] / height - 0.5).clip(0, grid.shape[1] - 1)
+    full = np.iinfo(pixels.dtype).max
+    airlight, balance = (r.airlight * full).numpy().astype(np.float32), r.balance.numpy().astype(np.float32)
+    coefficients = _Coefficients(_grid(r, full), height, width)
     output = np.empty_like(pixels)
-    columns = _Columns(grid, width)
-    airlight, balance = (x.numpy().astype(np.float32) for x in (r.airlight, r.balance))
-    edges = np.searchsorted(position, np.arange(grid.shape[1] + 1))
-    for cell, (start, stop) in enumerate(pairwise(edges)):
-        top, step = columns.at(cell)
-        rows = max(1, BAND_PIXELS // width)
-        for first in range(start, stop, rows):
-            band = slice(first, min(first + rows, stop))
-            weight = (position[band] - cell).astype(np.float32)[:, None]
-            share = strength if mask is None else strength * mask[band].astype(np.float32)
-            coefficients = top[:, None] + weight * step[:, None]
-            output[band] = _restore_band(pixels[band], coefficients, airlight, balance, share)
+    rows = max(1, BAND_PIXELS // width)
+    for first in range(0, height, rows):
+        band = slice(first, min(first + rows, height))
+        share = strength if mask is None else strength * mask[band].astype(np.float32)
+        _restore_band(pixels[band], coefficients.of(band), airlight, balance, share, output[band])
     return output
 
 
-def _grid(r: Restoration) -> npt.NDArray[np.float32]:
-    """All coefficients on the map's grid, (K, h, w): 4 of depth, the largest gain, and 12 of tone if there is one."""
-    parts = [r.depth, r.most_gain[None]]
+def _grid(r: Restoration, full: int) -> npt.NDArray[np.float32]:
+    """All coefficients on the map's grid, (K, h, w): 4 of depth, the largest gain, and 12 of tone if there is one.
+
+    For samples in [0, ``full``]; depth is a function of how far a colour is from the airlight.
+    """
+    slope = r.depth[:3]
+    parts = [slope / full, (r.depth[3] + torch.einsum("chw,c->hw", slope, r.airlight))[None], r.most_gain[None]]
     if r.tone is not None:
-        flat = torch.cat([r.tone.matrix[0].flatten(0, 1), r.tone.offset[0]])
+        flat = torch.cat([r.tone.matrix[0].flatten(0, 1), r.tone.offset[0] * full])
         parts.append(F.interpolate(flat[None], r.depth.shape[1:], mode="bilinear", align_corners=False)[0])
     return torch.cat(parts).float().numpy()
 
 
-class _Columns:
-    """Coefficients (K, h, w) at ``width`` columns, a row of the grid at a time."""
+class _Coefficients:
+    """Coefficients on a grid (K, h, w) at the pixels of a photograph, bilinear, a band of rows at a time from the top."""
 
-    def __init__(self, grid: npt.NDArray[np.float32], width: int) -> None:
-        x = ((np.arange(width) + 0.5) * grid.shape[2] / width - 0.5).clip(0, grid.shape[2] - 1)
-        self.grid, self.left = grid, x.astype(np.int64)
-        self.right = np.minimum(self.left + 1, grid.shape[2] - 1)
+    def __init__(self, grid: npt.NDArray[np.float32], height: int, width: int) -> None:
+        x, self.left = _positions(width, grid.shape[2])
         self.weight = (x - self.left).astype(np.float32)
+        self.right = np.minimum(self.left + 1, grid.shape[2] - 1)
+        self.y, self.above = _positions(height, grid.shape[1])
+        self.grid = grid
+        self.row = lru_cache(maxsize=4)(self._row)  # neighbouring bands share some
 
     def _row(self, row: int) -> npt.NDArray[np.float32]:
+        """(K · W) of a row of the grid."""
         left, right = self.grid[:, row, self.left], self.grid[:, row, self.right]
         left += self.weight * (right - left)
-        return left
+        return left.ravel()
 
-    def at(self, cell: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(K, W) at row ``cell``, and what is added on the way to the next row."""
-        top = self._row(cell)
-        return top, self._row(min(cell + 1, self.grid.shape[1] - 1)) - top
+    def of(self, band: slice) -> npt.NDArray[np.float32]:
+        """(rows, K, W)."""
+        first, last = int(self.above[band.start]), min(int(self.above[band.stop - 1]) + 1, self.grid.shape[1] - 1)
+        weight = (1 - np.abs(self.y[band, None] - np.arange(first, last + 1))).clip(0).astype(np.float32)
+        rows = weight @ np.stack([self.row(row) for row in range(first, last + 1)])
+        return rows.reshape(len(rows), len(self.grid), -1)
+
+
+def _positions(full: int, grid: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Where the centres of ``full`` pixels lie on a grid, and the points of the grid before them."""
+    at = ((np.arange(full) + 0.5) * grid / full - 0.5).clip(0, grid - 1)
+    return at, at.astype(np.int64)
 
 
 def _restore_band(
@@ -166,21 +190,46 @@ def _restore_band(
     airlight: npt.NDArray[np.float32],
     balance: npt.NDArray[np.float32],
     share: float | npt.NDArray[np.float32],
-) -> Samples:
-    """One band (rows, W, 3) under coefficients (K, rows, W). NumPy: the arrays stay in the processor's cache."""
+    output: Samples,
+) -> None:
+    """One band (rows, W, 3) under ``coefficients`` (rows, K, W), which are used up, into ``output``.
+
+    With D = I − A the result I + s (b (D g + A) − I) is D (1 + s (b g − 1)) + A (1 + s (b − 1)): few passes, each over arrays
+    that stay in the processor's cache.
+    """
     full = np.iinfo(pixels.dtype).max
-    colours = [pixels[..., i].astype(np.float32) * np.float32(1 / full) for i in range(3)]
-    tau = coefficients[3]
+    beyond = np.empty((3, *pixels.shape[:2]), np.float32)  # D
+    gain = coefficients[:, 3]
     for i in range(3):
-        tau += coefficients[i] * colours[i]
-    gain = np.exp(np.maximum(tau, 0, out=tau), out=tau)
-    np.minimum(gain, coefficients[4], out=gain)
-    clear = [((c - a) * gain + a) * b for c, a, b in zip(colours, airlight, balance, strict=True)]
-    if len(coefficients) > 5:
-        tone = coefficients[5:]
-        clear = [tone[9 + i] + sum(tone[3 * i + j] * clear[j] for j in range(3)) for i in range(3)]
-    output = np.empty_like(pixels)
+        np.copyto(beyond[i], pixels[..., i])
+        beyond[i] -= airlight[i]
+        coefficients[:, i] *= beyond[i]
+        gain += coefficients[:, i]
+    np.clip(gain, 0, MOST_TAU, out=gain)
+    np.minimum(np.exp(gain, out=gain), coefficients[:, 4], out=gain)
+    if coefficients.shape[1] > 5:
+        beyond = _toned(beyond, gain, coefficients[:, 5:], airlight, balance, share)
+    elif (balance == 1).all():
+        beyond *= gain if isinstance(share, float) and share == 1 else 1 + share * (gain - 1)
+    else:
+        for i in range(3):
+            beyond[i] *= 1 + share * (balance[i] * gain - 1)
+            beyond[i] += airlight[i] * (share * (balance[i] - 1))
     for i in range(3):
-        edited = (colours[i] + share * (clear[i] - colours[i])) * full
-        output[..., i] = np.clip(np.rint(edited, out=edited), 0, full, out=edited)
-    return output
+        beyond[i] += airlight[i] + np.float32(0.5)
+        output[..., i] = np.clip(beyond[i], 0, full, out=beyond[i])  # cut off to whole numbers
+
+
+def _toned(
+    beyond: npt.NDArray[np.float32],
+    gain: npt.NDArray[np.float32],
+    tone: npt.NDArray[np.float32],
+    airlight: npt.NDArray[np.float32],
+    balance: npt.NDArray[np.float32],
+    share: float | npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """``beyond`` (3, rows, W) = I − A, restored and under ``tone`` (rows, 12, W); still relative to A."""
+    clear = [(beyond[i] * gain + airlight[i]) * balance[i] for i in range(3)]
+    toned = [tone[:, 9 + i] + sum(tone[:, 3 * i + j] * clear[j] for j in range(3)) - airlight[i] for i in range(3)]
+    beyond += np.asarray(share * (np.stack(toned) - beyond), np.float32)
+    return beyond

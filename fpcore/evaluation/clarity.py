@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.evaluation.dark_channel import dark_channel
+from fpcore.evaluation.windows import window_mean
 
 LONGEST_SIDE = 512
 """Pixels at which pictures are compared: what a person sees side by side on a screen."""
@@ -90,20 +90,20 @@ def luma(picture: Tensor) -> Tensor:
 
 def local_statistics(y: Tensor, window: int = WINDOW) -> tuple[Tensor, Tensor]:
     """Standard deviation and mean of (H, W) in windows, mirrored at the border."""
-    mean, square = (_window_mean(x, window) for x in (y, y * y))
+    mean, square = (_mirrored_mean(x, window) for x in (y, y * y))
     return (square - mean.square()).clamp_min(0).sqrt(), mean
 
 
-def _window_mean(y: Tensor, window: int) -> Tensor:
+def _mirrored_mean(y: Tensor, window: int) -> Tensor:
     half = window // 2
     for dim in (0, 1):  # edge pixels included in the mirror image, as scipy's "reflect"
         at = torch.arange(-half, y.shape[dim] + half) % (2 * y.shape[dim])
         y = y.index_select(dim, torch.minimum(at, 2 * y.shape[dim] - 1 - at))
-    return F.avg_pool2d(F.avg_pool2d(y[None, None], (1, window), stride=1), (window, 1), stride=1)[0, 0]
+    return window_mean(y, window)
 
 
 def _chroma_shift(source: Tensor, result: Tensor, where: Tensor) -> float:
-    shift = cielab(result)[1:, where].mean(1) - cielab(source)[1:, where].mean(1)
+    shift = cielab(result[:, where])[1:].mean(1) - cielab(source[:, where])[1:].mean(1)
     return float(shift.norm())
 
 

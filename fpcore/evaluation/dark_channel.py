@@ -6,11 +6,14 @@ a patch is bright, that brightness is haze:  I = J t + A (1 − t)  gives  t = 1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fpcore.evaluation.windows import sliding
 
 PATCH = 15
 
@@ -26,9 +29,9 @@ class DarkChannelResult:
 
 def dark_channel(image: Tensor, patch: int = PATCH) -> Tensor:
     """Minimum over the colours and over ``patch`` × ``patch`` windows: (B, 3, H, W) to (B, 1, H, W)."""
-    darkest = -image.amin(1, keepdim=True)  # a window's maximum is its rows' maxima's maximum
-    rows = F.max_pool2d(darkest, (1, patch), stride=1, padding=(0, patch // 2))
-    return -F.max_pool2d(rows, (patch, 1), stride=1, padding=(patch // 2, 0))
+    half = patch // 2
+    darkest = F.pad(image.amin(1, keepdim=True), (half, half, half, half), value=math.inf)
+    return sliding(sliding(darkest, patch, -1, torch.minimum), patch, -2, torch.minimum)
 
 
 def dehaze(

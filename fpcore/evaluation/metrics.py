@@ -6,10 +6,10 @@ Pictures are float tensors (B, 3, H, W) in [0, 1]; every function returns (B,).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.evaluation.dark_channel import PATCH, dark_channel
+from fpcore.evaluation.windows import window_mean
 
 LUMA = (0.299, 0.587, 0.114)
 COLLAPSED = 0.2
@@ -89,4 +89,4 @@ def luma(image: Tensor) -> Tensor:
 
 
 def _window(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 7, stride=1)
+    return window_mean(x, 7)

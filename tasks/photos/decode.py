@@ -20,11 +20,12 @@ from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugi
 from tasks.photos.exif import ORIENTATION, with_orientation
 from tasks.photos.formats import PhotoError, recognise, sound_png, webp_size
 from tasks.photos.metadata import Found, Metadata, interpreted
-from tasks.photos.read_metadata import find_metadata, jpeg_segments
+from tasks.photos.read_metadata import find_metadata, has_jpeg_end, jpeg_segments
 from tasks.photos.tiff_kinds import BITS, DEEP, EXTRA_SAMPLES, PHOTOMETRIC, PLANAR, SAMPLES, TiffKind
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
+Image.core.set_blocks_max(8)  # type: ignore[attr-defined]  # of 16 MB, kept for the next photo: fresh memory is slow
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit: ours is an argument, and is checked before anything is allocated
 
 MAX_PIXELS_PER_BYTE = {"jpeg": 1000, "png": 8500}
@@ -101,6 +102,8 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits()) -> Photo:
         raise _damaged(error) from error
 
 
+BAND_PIXELS = 1 << 18
+"""Pixels that are shrunk at a time: they stay in the processor's cache."""
 BLOCKS = 25
 """Averages of blocks of pixels are taken so fine that at least so many lie along a side of a pixel at model size."""
 
@@ -115,7 +118,7 @@ def model_input(photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     scale = np.float32(np.iinfo(pixels.dtype).max)
     blocks = [max(1, full // small // BLOCKS) for full, small in zip((height, width), size, strict=True)]
     if pixels.dtype == np.uint8 and max(blocks) > 1:
-        pixels = np.asarray(Image.fromarray(pixels).reduce((blocks[1], blocks[0])))
+        pixels = block_means(pixels, blocks[0], blocks[1])
     else:
         blocks = [1, 1]
     down, across = _area_weights(height, size[0], blocks[0]), _area_weights(width, size[1], blocks[1])
@@ -123,6 +126,13 @@ def model_input(photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     squeezed: npt.NDArray[np.float32] = across @ rows.reshape(size[0], -1, 3)  # (h, w, 3)
     squeezed /= scale
     return np.ascontiguousarray(np.moveaxis(squeezed, 2, 0))
+
+
+def block_means(pixels: Pixels, down: int, across: int) -> Pixels:
+    """(H, W, 3) uint8 averaged over blocks of ``down`` × ``across`` pixels, those at the far borders smaller."""
+    rows = max(1, BAND_PIXELS // (pixels.shape[1] * down)) * down
+    bands = (Image.fromarray(pixels[y : y + rows]) for y in range(0, len(pixels), rows))
+    return np.concatenate([np.asarray(band.reduce((across, down))) for band in bands])
 
 
 def _area_weights(full: int, small: int, block: int) -> npt.NDArray[np.float32]:
@@ -296,9 +306,25 @@ def _samples(kind: str, image: Any, data: bytes, icc: bytes | None, tiff: TiffKi
         return _direct_tiff(data, tiff, icc)
     if kind == "heic":
         return _heic(image, data, icc)
+    if kind == "jpeg" and (direct := _direct_jpeg(image, data)) is not None:
+        return _Samples(direct, icc)
     if image.mode == "CMYK":
         return _Samples(_from_cmyk(image, icc), None, ("CMYK (converted to sRGB)",))
     return _Samples(np.asarray(_to_plain_mode(image)), icc, EXTRA if tiff is not None and tiff.extra == 0 else ())
+
+
+def _direct_jpeg(image: Any, data: bytes) -> npt.NDArray[np.uint8] | None:
+    """The pixels of a whole JPEG in colour, decoded to where they stay: the same as Pillow's, without two copies on the way.
+
+    None for any other, Pillow then says what is wrong with it: libjpeg alone takes what a cut file lacks as grey.
+    """
+    if image.mode != "RGB" or not has_jpeg_end(data):
+        return None
+    try:
+        samples: npt.NDArray[np.uint8] = imagecodecs.jpeg8_decode(data)
+    except imagecodecs.Jpeg8Error:
+        return None
+    return samples if samples.dtype == np.uint8 and samples.shape == (*image.size[::-1], 3) else None
 
 
 def _direct_tiff(data: bytes, tiff: TiffKind, icc: bytes | None) -> _Samples:

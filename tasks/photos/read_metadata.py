@@ -22,6 +22,8 @@ PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"
 WEBP_CHUNKS = frozenset({b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "})
 KNOWN_SEGMENTS = {0xE2: (b"ICC_PROFILE\0",), 0xEE: (b"Adobe",)}
 """Segments that are read elsewhere."""
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""Of a JPEG: no stuffed byte, no fill byte, no restart in the midst of pixels."""
 MAX_SEGMENTS = 32 << 20
 """Bytes of metadata in a JPEG: no honest file has so many."""
 MAX_TEXT = 1 << 20
@@ -77,6 +79,18 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
                 )
             yield marker, data[position + 4 : position + 2 + length]
         position += 2 + max(length, 2)
+
+
+def has_jpeg_end(data: bytes) -> bool:
+    """Whether a decoder that reads a JPEG from its start finds the marker of its end."""
+    position = 2
+    while found := MARKER.search(data, position):
+        marker, position = data[found.end() - 1], found.end()
+        if marker == 0xD9:
+            return True
+        if marker != 0x01:  # which has no content
+            position += max(int.from_bytes(data[position : position + 2], "big"), 2)
+    return False
 
 
 def _of_jpeg(image: Any, data: bytes) -> Found:

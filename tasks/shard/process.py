@@ -22,7 +22,7 @@ from fpcore.dehazing.haze_estimate import view_photograph
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size
 from tasks.config import RunConfig, RunOrigin
-from tasks.photos.decode import PhotoLimits, model_input
+from tasks.photos.decode import Photo, PhotoLimits, model_input
 from tasks.shard.boundary import photo_boundary
 from tasks.shard.cancellation import Stop
 from tasks.shard.load import load
@@ -43,7 +43,7 @@ from tasks.store.planned import PlannedPhoto, planned_photos
 PIXELS_IN_FLIGHT = 64_000_000
 MAX_PHOTOS = 256  # in a group, where the batch size does not say
 LOOK_AHEAD = 4  # photos decoded ahead of the group that is being gathered
-THUMBNAIL = (192, 256)  # height and width of the row's picture where no model sets a size
+THUMBNAIL = (192, 256)  # height and width of the row's picture where neither a model nor an estimate sets a size
 DEVICE = ThreadPoolExecutor(1, "device")
 """The thread that calls networks. A model keeps attention maps while it computes, and CUDA graphs belong to a thread."""
 Item = TypeVar("Item")
@@ -154,12 +154,19 @@ def _prepared(row: PlannedPhoto, config: RunConfig, model: Model | None, access:
         if loaded.photo is not None and (unfit := refusal(config, loaded.photo.size)) is not None:
             loaded.fail(unfit)
         elif loaded.photo is not None:
-            small = model_input(loaded.photo, _model_size(config, model, loaded.photo.size))
-            if config.operation == "dehaze":
-                loaded.view = view_photograph(loaded.photo.pixels, loaded.photo.alpha)
-            loaded.small = small
+            _shrink(loaded, loaded.photo, config, model)
             loaded.seconds["read"] += perf_counter() - clock
     return loaded
+
+
+def _shrink(loaded: Loaded, photo: Photo, config: RunConfig, model: Model | None) -> None:
+    """What is looked at of a photo: a view of its haze, and itself at the size at which it goes to the device."""
+    if config.operation == "dehaze" and config.dehaze_variant != "dcp":
+        loaded.view = view_photograph(photo.pixels, photo.alpha)
+    if model is None and loaded.view is not None:
+        loaded.small = loaded.view.picture.numpy()  # nothing else of it is asked about
+    else:
+        loaded.small = model_input(photo, _model_size(config, model, photo.size))
 
 
 def _model_size(config: RunConfig, model: Model | None, size: tuple[int, int]) -> tuple[int, int]:

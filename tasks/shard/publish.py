@@ -19,7 +19,7 @@ from fpcore.evaluation.colour_difference import ciede2000
 from fpcore.evaluation.metrics import psnr, ssim
 from fpcore.models.model import Model
 from tasks.config import RunConfig
-from tasks.photos.decode import Photo, Pixels, decode_photo
+from tasks.photos.decode import Photo, Pixels, block_means, decode_photo
 from tasks.photos.encode import INVENTED, Encoded, Provenance, as_it_was, encode_photo
 from tasks.photos.formats import PhotoError
 from tasks.shard.boundary import photo_boundary, within
@@ -33,6 +33,8 @@ from tasks.store.ledger import Ledger
 from tasks.store.objects import read_under
 
 MAX_PSNR = 100.0  # dB, given to identical pictures
+GAP = 2
+"""Blocks of pixels at the least to a pixel of a smaller picture, if the large one is averaged by blocks first."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ def at_side(pixels: Pixels, longest: int) -> torch.Tensor:
     eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
     scale = longest / max(eight.shape[:2])
     size = (max(1, round(eight.shape[1] * scale)), max(1, round(eight.shape[0] * scale)))
+    if (block := int(1 / scale / GAP)) > 1:
+        eight = block_means(eight, block, block)
     small = np.array(Image.fromarray(eight).resize(size, Image.Resampling.BOX))
     return torch.from_numpy(small).permute(2, 0, 1).float() / 255
 

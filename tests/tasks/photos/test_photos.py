@@ -193,3 +193,20 @@ def test_unknown_options_and_too_large_pictures_are_refused() -> None:
         encode_photo(original.pixels, original, chroma="4:1:1")
     with pytest.raises(PhotoError, match="16383 pixels a side"):
         encode_photo(np.zeros((1, 16384, 3), np.uint8), original, "webp")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30, "smooth": 5}]
+)
+def test_a_jpeg_in_colour_holds_what_pillow_reads(options: dict[str, int]) -> None:
+    data = zoo.save(np.tile(zoo.PICTURE, (3, 2, 1)), "JPEG", **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    for whole in (data, data + b"what a telephone adds \xff\xc0"):
+        assert (photo(whole).pixels == expected).all()
+
+
+def test_a_jpeg_without_its_last_byte_is_cut_off() -> None:
+    data = zoo.save(zoo.PICTURE, "JPEG", progressive=True, comment=b"no end: \xff\xd9")
+    for missing in (1, 2, 40):
+        with pytest.raises(PhotoError, match="ends before the picture does"):
+            photo(data[:-missing])

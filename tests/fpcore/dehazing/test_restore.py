@@ -1,0 +1,67 @@
+"""Rendering in few passes gives what the formula says, pixel by pixel."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fpcore.color_transfer import AffineMap
+from fpcore.dehazing.restore import Restoration, _box, restore
+
+HEIGHT, WIDTH = 97, 130
+
+
+def planned(balanced: bool, toned: bool) -> Restoration:
+    """Of random maps, 12 × 16."""
+    g = torch.Generator().manual_seed(3)
+    depth = torch.cat([torch.randn(3, 12, 16, generator=g), 0.3 + torch.rand(1, 12, 16, generator=g)])
+    most, airlight = 1 + 4 * torch.rand(12, 16, generator=g), torch.tensor([0.8, 0.75, 0.7])
+    plan = Restoration(depth, most, airlight, airlight.mean() / airlight if balanced else torch.ones(3))
+    if not toned:
+        return plan
+    matrix = torch.eye(3).view(1, 3, 3, 1, 1) + 0.1 * torch.randn(1, 3, 3, 12, 16, generator=g)
+    return dataclasses.replace(plan, tone=AffineMap(matrix, 0.05 * torch.randn(1, 3, 12, 16, generator=g)))
+
+
+def formula(r: Restoration, picture: Tensor, share: Tensor) -> Tensor:
+    """I + s (tone(b ((I − A) min(e^τ, g) + A)) − I) in float64, (3, H, W) in [0, 1]."""
+
+    def full(x: Tensor) -> Tensor:
+        return F.interpolate(x.double().flatten(0, -3)[None], picture.shape[1:], mode="bilinear")[0]
+
+    depth, airlight, balance = full(r.depth), r.airlight.double().view(3, 1, 1), r.balance.double().view(3, 1, 1)
+    tau = ((depth[:3] * picture).sum(0) + depth[3]).clamp_min(0)
+    clear = ((picture - airlight) * torch.minimum(tau.exp(), full(r.most_gain[None])) + airlight) * balance
+    if r.tone is not None:
+        matrix = full(r.tone.matrix[0]).unflatten(0, (3, 3))
+        clear = torch.einsum("ijhw,jhw->ihw", matrix, clear) + full(r.tone.offset[0])
+    return picture + share * (clear - picture)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("toned", [False, True])
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rendering_is_the_formula_within_one_level(dtype: type, balanced: bool, toned: bool, masked: bool) -> None:
+    rng, full = np.random.default_rng(0), np.iinfo(dtype).max
+    pixels = rng.integers(0, full, (HEIGHT, WIDTH, 3), dtype, endpoint=True)
+    mask = rng.random((HEIGHT, WIDTH)) if masked else None
+    share = torch.tensor(0.8) * (1 if mask is None else torch.from_numpy(mask))
+    plan = planned(balanced, toned)
+    expected = formula(plan, torch.from_numpy(pixels.astype(np.float64) / full).permute(2, 0, 1), share)
+    wanted = (expected * full).clamp(0, full).permute(1, 2, 0).numpy()
+    assert np.abs(restore(plan, pixels, 0.8, mask) - wanted).max() <= (0.51 if full == 255 else 1)
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (1, 7), (40, 30)])
+def test_window_means_by_running_sums_are_window_means(shape: tuple[int, int]) -> None:
+    x = torch.rand(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows, columns = (torch.arange(n) for n in shape)
+    for radius in (1, 5, 30):
+        near_y, near_x = ((at[:, None] - at).abs() <= radius for at in (rows, columns))
+        weights = torch.einsum("ya,xb->yxab", near_y.double(), near_x.double())
+        means = torch.einsum("yxab,cab->cyx", weights, x) / weights.sum((2, 3))
+        torch.testing.assert_close(_box(x, radius), means, atol=1e-12, rtol=0)
