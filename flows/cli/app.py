@@ -301,10 +301,13 @@ def restore(
     ] = None,
     invention_map: Annotated[bool, typer.Option(help="keep a map of what was invented, in the rows")] = False,
     seed: Seed = None,
+    metadata: Metadata = None,
     max_failed: MaxFailed = 0.05,
     retry_failed: RetryFailed = None,
     set_: Set = None,
     execute: Execute = None,
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -315,9 +318,11 @@ def restore(
     settings = settings_of(
         set_, task=task, mask_folder=masks, scale=scale, prompt=prompt, target_prompt=target, method=method,
         pretrained_model_name_or_path=model, num_inference_steps=steps, tolerance=tolerance, noise_level=noise_level,
-        invention_map=invention_map or None, seed=seed,
+        invention_map=invention_map or None, seed=seed, metadata=metadata,
     )  # fmt: skip
-    execution = settings_of(execute, max_failed_fraction=max_failed, retry_failed=retry_failed)
+    execution = settings_of(
+        execute, max_failed_fraction=max_failed, retry_failed=retry_failed, allow_http=allow_http, allow_root=allow_root
+    )
     run("restore", source, output, settings, execution, as_json, verbose)
 
 
