@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.installed-for-the-demo
 PIP := $(PY) -m pip install --quiet --constraint constraints.txt
 NOT_QUICK := --ignore=tests/flows --ignore=tests/chaos --ignore=tests/benchmarks  # slow to import, and no hearts in them
-PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder  # the long files come first
 
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false

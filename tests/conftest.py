@@ -37,10 +37,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test the mark of its kind."""
+    """Give every test the mark of its kind. Files with servers come first: they take longest, and no core is to wait
+    for one of them at the end."""
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in KINDS):
             item.add_marker(kind_of(getattr(item, "fixturenames", ())))
+    slow = {item.path for item in items if item.get_closest_marker("server")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def kind_of(fixtures: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import evaluate, inspect, reproduce, server
+from flows.cli.dehazing import Chosen, takes_dehazing_options
 from flows.cli.terminal import (
     INCOMPLETE,
     USAGE,
@@ -133,67 +134,10 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool, report: st
 
 
 @app.command()
-def dehaze(
-    source: Source,
-    output: Output,
-    model: Model = "builtin:haze",
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            help="of dehazing: density, words-by-place, density+words, regenerate, fixed-point, nti, nti+fixed-point, "
-            "prior-weighted, even-veil, dcp (the dark channel prior)",
-        ),
-    ] = None,
-    variant: Annotated[str | None, typer.Option("--variant", hidden=True, help="former name of --method")] = None,
-    inversion: Annotated[str | None, typer.Option(help="inversion method: certified, intra-path, …")] = None,
-    steps: Steps = None,
-    tolerance: Tolerance = None,
-    strength: Annotated[float | None, typer.Option(help="fraction of the edit to apply, 0 to 1")] = None,
-    white_balance: Annotated[bool, typer.Option(help="take the airlight's cast of colour off as well")] = False,
-    attention_maps: Annotated[
-        bool, typer.Option(help="keep the map of haze density; see 'fixpoint attention'")
-    ] = False,
-    masks: Annotated[
-        str | None, typer.Option(help="folder of region masks under the same names (or .png): white is dehazed")
-    ] = None,
-    depth: Annotated[
-        str | None, typer.Option(help="folder of depth maps under the same names (or .png), white far: prior-weighted")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images in flight on the device; 0 = automatic")] = None,
-    shard_size: Annotated[int | None, typer.Option(help="photos in one shard")] = None,
-    seed: Seed = None,
-    metadata: Metadata = None,
-    reference: Annotated[
-        str | None, typer.Option(help="folder of ground truth under the same names: PSNR, SSIM")
-    ] = None,
-    max_failed: MaxFailed = 0.05,
-    retry_failed: RetryFailed = None,
-    report: Annotated[bool, typer.Option(help="write report/ at the end")] = True,
-    set_: Set = None,
-    execute: Execute = None,
-    allow_http: AllowHttp = None,
-    allow_root: AllowRoot = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+@takes_dehazing_options
+def dehaze(source: Source, output: Output, chosen: Chosen, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Dehaze photos at their own resolution: find where haze is and how dense, and take it off there."""
-    settings = settings_of(
-        set_, pretrained_model_name_or_path=model, dehaze_variant=method or variant, method=inversion, num_inference_steps=steps,
-        tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size, seed=seed,
-        mask_folder=masks, depth_folder=depth, metadata=metadata, white_balance=white_balance or None,
-        attention_maps=attention_maps or None,
-    )  # fmt: skip
-    execution = settings_of(
-        execute,
-        reference=reference,
-        max_failed_fraction=max_failed,
-        retry_failed=retry_failed,
-        report=report,
-        allow_http=allow_http,
-        allow_root=allow_root,
-    )
-    run("dehaze", source, output, settings, execution, as_json, verbose)
+    run("dehaze", source, output, chosen.settings, chosen.execution, as_json, verbose)
 
 
 @app.command()

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.terminal import console, settings_of
+from flows.cli.dehazing import Chosen, takes_dehazing_options
+from flows.cli.terminal import console, plain_errors
 from tasks.text import terminal
 
 app = typer.Typer()
@@ -92,6 +93,7 @@ def setup(
 
 
 @app.command()
+@takes_dehazing_options
 def deploy(
     source: SourceOption,
     output: OutputOption,
@@ -100,16 +102,18 @@ def deploy(
     pool: Annotated[str, typer.Option(help="work pool of the flows")] = "fixpoint",
     gpu_pool: Annotated[str, typer.Option(help="work pool of the shares of a run")] = "fixpoint-gpu",
     image: Annotated[str | None, typer.Option(help="container image, for docker and kubernetes pools")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="setting of the nightly run, as name=value")] = None,
-    execute: Annotated[
-        list[str] | None, typer.Option("--execution", help="execution of the nightly run, e.g. runner=work-pool")
-    ] = None,
+    *,
+    chosen: Chosen,
 ) -> None:
-    """Create the deployments of deployments/prefect.yaml: dehaze every night, the other flows on demand."""
-    from flows.provision import filled_deployments
+    """Create the deployments of deployments/prefect.yaml: dehaze every night, the other flows on demand.
 
-    config, execution = settings_of(set_), settings_of(execute)
-    content = filled_deployments(files("deployments").joinpath("prefect.yaml").read_text(), config, execution, image)
+    The nightly run takes every option of 'fixpoint dehaze'.
+    """
+    with plain_errors():
+        dehazing_parameters(source, output, chosen)
+        from flows.provision import filled_deployments
+
+        content = filled_deployments(files("deployments").joinpath("prefect.yaml").read_text(), *chosen, image)
     environment = os.environ | {
         "FIXPOINT_SOURCE": source,
         "FIXPOINT_OUTPUT": output,
@@ -125,25 +129,41 @@ def deploy(
         raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
+def dehazing_parameters(source: str, output: str, chosen: Chosen) -> dict[str, Any]:
+    """Parameters of the flow ``dehaze``. Raises ValueError for what the flow would refuse."""
+    from flows.execution import Execution, refuse_signature
+    from tasks.config import RunConfig
+
+    refuse_signature(source)
+    RunConfig(**chosen.settings)
+    Execution(**chosen.execution)
+    said = {"config": chosen.settings, "execution": chosen.execution}
+    return {"source": source, "output": output, **{name: value for name, value in said.items() if value}}
+
+
 @app.command()
+@takes_dehazing_options
 def serve(
     source: SourceOption,
     output: OutputOption,
     cron: Cron = None,
     timezone: Zone = "UTC",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="setting of the scheduled run, as name=value")] = None,
     limit: Annotated[int, typer.Option(min=1, help="runs at one time")] = 1,
+    *,
+    chosen: Chosen,
 ) -> None:
-    """One process for everything: schedule, form in the Prefect UI, and the runs themselves. No worker, no pool."""
+    """One process for everything: schedule, form in the Prefect UI, and the runs themselves. No worker, no pool.
+
+    The scheduled run takes every option of 'fixpoint dehaze'.
+    """
+    with plain_errors():
+        parameters = dehazing_parameters(source, output, chosen)
     from prefect import serve as serve_flows
     from prefect.schedules import Cron as CronSchedule
 
     from flows.aggregate import aggregate
     from flows.operations import FLOWS
 
-    parameters: dict[str, Any] = {"source": source, "output": output}
-    if settings := settings_of(set_):
-        parameters["config"] = settings
     schedule = CronSchedule(cron, timezone=timezone) if cron else None
     served: list[Any] = [
         FLOWS["dehaze"].to_deployment("served", parameters=parameters, schedule=schedule, tags=["served"]),

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from prefect.utilities.importtools import import_object
 from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from flows.cli.app import app
 from flows.cli.server import server_environment
 from flows.provision import filled_deployments
 
@@ -58,6 +61,36 @@ def test_settings_are_put_into_the_nightly_run_and_wrong_ones_refused() -> None:
     assert all(d["work_pool"]["job_variables"] == {"image": "img:1"} for d in filled["deployments"])
     with pytest.raises(ValidationError, match="seeed"):
         filled_deployments(content, {"seeed": 7}, {}, None)
+
+
+def options(command: str) -> set[str]:
+    """The options of a command as they are typed."""
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    return {name for parameter in found.params for name in parameter.opts if name.startswith("-")}
+
+
+def test_every_operation_takes_what_concerns_any_run() -> None:
+    common = {"--set", "--execution", "--max-failed", "--retry-failed", "--allow-http", "--allow-root", "--json"}
+    for name in ("dehaze", "edit", "invert", "restore"):
+        assert common <= options(name), name
+
+
+def test_serve_and_deploy_take_every_option_that_dehaze_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = options("dehaze") - {"--json", "--verbose", "-v"}
+    assert len(wanted) > 20
+    assert wanted - options("serve") == wanted - options("deploy") == set()
+
+    served: list[Any] = []
+    monkeypatch.setattr("prefect.serve", lambda *deployments, limit: served.extend(deployments))
+    line = ["serve", "--source", "in", "--output", "out", "--method", "dcp", "--no-report", "--retry-failed", "all"]
+    done = CliRunner().invoke(app, [*line, "--max-failed", "0.2", "--set", "quality=80", "--cron", "0 2 * * *"])
+    assert done.exit_code == 0, done.output
+    assert served[0].parameters == {
+        "source": "in", "output": "out", "config": {"dehaze_variant": "dcp", "quality": 80},
+        "execution": {"report": False, "retry_failed": "all", "max_failed_fraction": 0.2},
+    }  # fmt: skip
+    assert {deployment.flow_name for deployment in served} == {"dehaze", "edit", "invert", "restore", "aggregate"}
+    assert CliRunner().invoke(app, [*line, "--steps", "0"]).exit_code == 2
 
 
 def test_the_job_template_is_prefects_own_with_a_gpu_and_without_root(template: dict[str, Any]) -> None:

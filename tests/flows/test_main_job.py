@@ -18,8 +18,6 @@ from flows.cli.app import app
 from tests.chaos.check_output import check
 from tests.photographs import hazy_photographs, write_photos
 
-FAST = ["--method", "words-by-place", "--steps", "8", "--batch-size", "4", "--json"]
-
 
 def fixpoint(*arguments: str) -> tuple[int, dict]:
     """Run the command in this process: exit code and its JSON."""
@@ -32,7 +30,8 @@ def fixpoint(*arguments: str) -> tuple[int, dict]:
 
 def rows(output: Path) -> list[dict]:
     """Every committed row, without the latents."""
-    tables = [pq.read_table(p, columns=None).drop(["latent"]) for p in sorted((output / "shards").glob("*.parquet"))]
+    tables = [pq.read_table(p) for p in sorted((output / "shards").glob("*.parquet"))]
+    tables = [table.select([name for name in table.column_names if name != "latent"]) for table in tables]
     return [row for table in tables for row in table.to_pylist()]
 
 
@@ -60,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(folder: Path, tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Path:
     """The folder, dehazed."""
     out = tmp_path_factory.mktemp("out")
-    code, summary = fixpoint("dehaze", str(folder), str(out), "--max-failed", "0.5", *FAST)
+    code, summary = fixpoint("dehaze", str(folder), str(out), "--max-failed", "0.5", "--json")
     assert code == 0
     assert (summary["ok"], summary["failed"]) == (5, 3)
     return out
@@ -81,10 +80,9 @@ def test_every_photo_is_one_row_and_good_ones_are_pictures_of_the_same_name_and_
             assert picture.getexif().get(0x0112, 1) == 1
         if key in sizes:
             assert (row["height"], row["width"]) == sizes[key][:2]
-        assert row["nfe"] > row["nfe_inversion"] > 0
+        assert row["nfe"] > 0
         assert row["output"]["bytes"][:4] == b"\x89PNG"
-        assert {s["step"] for s in row["steps"]} <= set(range(8))
-        assert row["seed"] is not None
+        assert row["verdict"] in {"cleared", "gently", "unchanged"}
     turned = by_key["rotated.jpg"]
     assert (turned["width"], turned["height"]) == hazy_photographs()["rocket"].shape[:2]
 
@@ -103,7 +101,7 @@ def test_bad_neighbours_change_nothing(folder: Path, output: Path, tmp_path: Pat
     (alone / "Reise nach Zürich").mkdir()
     name = "Reise nach Zürich/im Nebel 1.jpg"
     (alone / name).write_bytes((folder / name).read_bytes())
-    fixpoint("dehaze", str(alone), str(tmp_path / "out"), *FAST)
+    fixpoint("dehaze", str(alone), str(tmp_path / "out"), "--json")
     with_neighbours = {r["key"]: r["output_sha256"] for r in rows(output) if r["status"] == "ok"}
     assert {r["key"]: r["output_sha256"] for r in rows(tmp_path / "out")} == with_neighbours
 
@@ -124,7 +122,7 @@ def test_report_shows_pictures_and_curves(output: Path) -> None:
 
 def test_second_run_does_nothing(folder: Path, output: Path, prefect_api: str) -> None:
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-    code, summary = fixpoint("dehaze", str(folder), str(output), "--max-failed", "0.5", *FAST)
+    code, summary = fixpoint("dehaze", str(folder), str(output), "--max-failed", "0.5", "--json")
     assert code == 0
     assert summary["processed"] == 0
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
@@ -133,9 +131,9 @@ def test_second_run_does_nothing(folder: Path, output: Path, prefect_api: str) -
 def test_new_photos_become_a_second_plan(folder: Path, tmp_path: Path, prefect_api: str) -> None:
     source = tmp_path / "in"
     write_photos(source, 2)
-    fixpoint("dehaze", str(source), str(tmp_path / "out"), *FAST)
+    fixpoint("dehaze", str(source), str(tmp_path / "out"), "--json")
     keys = write_photos(source, 4)
-    code, summary = fixpoint("dehaze", str(source), str(tmp_path / "out"), *FAST)
+    code, summary = fixpoint("dehaze", str(source), str(tmp_path / "out"), "--json")
     assert (code, summary["processed"], summary["plans"]) == (0, 2, 2)
     assert sorted(r["key"] for r in rows(tmp_path / "out")) == keys
 
@@ -143,9 +141,9 @@ def test_new_photos_become_a_second_plan(folder: Path, tmp_path: Path, prefect_a
 def test_another_configuration_is_refused_with_the_difference_named(
     folder: Path, output: Path, prefect_api: str
 ) -> None:
-    result = CliRunner().invoke(app, ["dehaze", str(folder), str(output), "--steps", "9", "--json"])
+    result = CliRunner().invoke(app, ["dehaze", str(folder), str(output), "--strength", "0.9", "--json"])
     assert result.exit_code == 2
-    assert "num_inference_steps" in result.stderr
+    assert "strength" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -169,29 +167,29 @@ def test_mistakes_get_a_sentence_and_exit_code_2(
 
 
 def test_too_many_failures_exit_4_after_everything_is_done(folder: Path, tmp_path: Path, prefect_api: str) -> None:
-    result = CliRunner().invoke(app, ["dehaze", str(folder), str(tmp_path / "out"), *FAST])
+    result = CliRunner().invoke(app, ["dehaze", str(folder), str(tmp_path / "out"), "--json"])
     assert result.exit_code == 4
     assert len(rows(tmp_path / "out")) == 8
 
 
 def test_killed_half_way_the_same_command_completes_it(tmp_path: Path, prefect_api: str) -> None:
     """SIGKILL after the first commit; the next run finishes, every photo exactly once."""
-    keys = write_photos(tmp_path / "in", 12)
+    keys = write_photos(tmp_path / "in", 24)
     out = tmp_path / "out"
-    arguments = ["dehaze", str(tmp_path / "in"), str(out), "--shard-size", "2", *FAST]
+    arguments = ["dehaze", str(tmp_path / "in"), str(out), "--shard-size", "1", "--json"]
     child = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *arguments], env=os.environ.copy(), stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 240
     while not list(out.glob("shards/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
     committed = {p: p.read_bytes() for p in out.glob("shards/*.parquet")}
-    assert 0 < len(committed) < 6
+    assert 0 < len(committed) < 24
     code, summary = fixpoint(*arguments)
     assert code == 0
     assert sorted(r["key"] for r in rows(out)) == keys
     assert all(p.read_bytes() == data for p, data in committed.items())
-    assert summary["processed"] == 12 - 2 * len(committed)
+    assert summary["processed"] == 24 - len(committed)
     assert check(str(out)) == []

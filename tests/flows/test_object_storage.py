@@ -18,8 +18,6 @@ from tests.chaos.check_output import check
 from tests.photographs import write_photos
 from tests.servers import S3Server
 
-FAST = ["--method", "words-by-place", "--steps", "4", "--batch-size", "4", "--json"]
-
 
 @pytest.fixture
 def bucket(seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -49,7 +47,7 @@ def test_bucket_to_bucket_leaves_no_trace_of_the_credentials(
     log = tmp_path / "debug.log"
     with log.open("w") as stream:
         environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
-        arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--verbose", *FAST]
+        arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--verbose", "--json"]
         done = subprocess.run(
             [sys.executable, "-m", "flows.cli", *arguments], env=environment, stdout=stream, stderr=stream
         )
@@ -72,7 +70,7 @@ def test_a_run_that_is_refused_shows_no_credentials(bucket: str, prefect_api: st
     """Canary: a wrong key is in no message, in no log at debug level and nowhere in Prefect's database."""
     canary = "CANARY0123456789ABCDEF"
     environment = {**os.environ, name: canary, "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
-    line = [sys.executable, "-m", "flows.cli", "dehaze", f"{bucket}/photos", f"{bucket}/refused", "--verbose", *FAST]
+    line = [sys.executable, "-m", "flows.cli", "dehaze", f"{bucket}/photos", f"{bucket}/refused", "--verbose", "--json"]
     done = subprocess.run(line, env=environment, capture_output=True, timeout=240)
     assert done.returncode == 2, done.stderr.decode()[-3000:]
     assert b"check the credentials" in done.stderr, "the message names the fix"
@@ -83,31 +81,34 @@ def test_a_run_that_is_refused_shows_no_credentials(bucket: str, prefect_api: st
     assert not [str(p) for p in database if canary.encode() in p.read_bytes()]
 
 
-def kill_at_random(bucket: str, kills: int, longest: float, seed: int) -> int:
-    """Start the command and SIGKILL it after a random time, ``kills`` times; how often it was still running."""
-    chance, landed = random.Random(seed), 0
-    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", *FAST]
-    for _ in range(kills):
-        child = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(0.3, 1.0) * longest)
-        landed += child.poll() is None
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        assert check(f"{bucket}/out", partial=True) == []
-    return landed
+def kill_after_commits(bucket: str, server: S3Server, commits: int, delay: float) -> bool:
+    """Start the command and SIGKILL it ``delay`` seconds after so many commits; whether it was still running."""
+    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", "--json"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while child.poll() is None and len(objects(server, f"{bucket}/out/shards/")) < commits:
+        time.sleep(0.05)
+    time.sleep(delay)
+    running = child.poll() is None
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    return running
 
 
 def finish(bucket: str) -> dict[str, int]:
     """Run to the end; the summary."""
-    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", *FAST]
+    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def test_runs_killed_at_random_times_end_complete(bucket: str, prefect_api: str) -> None:
-    assert kill_at_random(bucket, kills=2, longest=30, seed=1) > 0
+def test_runs_killed_at_random_times_end_complete(bucket: str, seaweedfs: S3Server, prefect_api: str) -> None:
+    chance, landed = random.Random(1), 0
+    for commits in (1, 4):
+        landed += kill_after_commits(bucket, seaweedfs, commits, chance.uniform(0, 0.1))
+        assert check(f"{bucket}/out", partial=True) == []
+    assert landed > 0
     assert finish(bucket)["ok"] == 6
     assert check(f"{bucket}/out") == []

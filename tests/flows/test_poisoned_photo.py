@@ -10,8 +10,10 @@ from torch import Tensor
 
 from fpcore.models.model import Model
 from tests.chaos.check_output import check
-from tests.flows.test_main_job import FAST, fixpoint, rows
+from tests.flows.test_main_job import fixpoint, rows
 from tests.photographs import write_photos
+
+FAST = ["--method", "words-by-place", "--steps", "4", "--batch-size", "4", "--json"]
 
 
 def test_only_the_poisoned_photo_fails(tmp_path: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
