@@ -51,6 +51,11 @@ class Execution(BaseModel):
         "by commas; none = those that another try may cure, three times at most",
     )
     report: bool = Field(True, description="write report/ at the end")
+    browse: str | None = Field(
+        None,
+        description="address under which a browser opens the output, for links in Prefect; none = the console of Amazon or "
+        "Google for their buckets, no links for others and folders",
+    )
     prefect: bool | None = Field(
         None,
         description="whether the command records its run in Prefect; none = where PREFECT_API_URL names a server, the runner "
@@ -78,6 +83,13 @@ class Execution(BaseModel):
         if any(parse(root).signed for root in roots):
             raise ValueError("allow_root takes folders and sites, without a signature")
         return roots
+
+    @field_validator("browse")
+    @classmethod
+    def _a_web_address(cls, address: str | None) -> str | None:
+        if address is not None and (parse(address).scheme not in WEB or parse(address).signed):
+            raise ValueError("browse is an http:// or https:// address, without a signature")
+        return address
 
     @field_validator("retry_failed")
     @classmethod

@@ -8,6 +8,7 @@ from prefect import Flow, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
 
+from flows.artifacts import artifact_key
 from tasks.report.failures import failure_summary
 from tasks.text import markdown
 
@@ -18,13 +19,13 @@ def publish_failures(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
     Workers call it by these keywords, the engine by position.
     """
     del flow
-    output = flow_run.parameters.get("output")
+    output = str(flow_run.parameters.get("output"))
     heading = f"# {markdown(flow_run.name)}: {markdown(state.name)}\n\n{markdown(state.message or '')}\n\n"
     artifact = ArtifactCreate(
-        key="failures",
+        key=artifact_key(output, "failures"),
         type="markdown",
         description=f"What is left to do in {markdown(output)}",
-        data=heading + failure_summary(str(output)),
+        data=heading + failure_summary(output),
         flow_run_id=flow_run.id,
     )
     with get_client(sync_client=True) as client:

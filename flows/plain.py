@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,6 +14,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from flows.execution import Ended, Execution, judge
+from flows.figures import failed_of, figures_of, own_shards, warn, write_metrics
 from flows.run_id import begin_run
 from flows.totals import totals
 from tasks.config import RunConfig, RunOrigin
@@ -37,6 +39,7 @@ def run_here(operation: str, source: str, output: str, config: RunConfig, execut
     here = execution.with_site_of(source)
     passed = PassedOver()
     if (status := nothing_new(source, output, config, here, passed)) is not None:
+        write_metrics(figures_of(operation, output, None, [], status, time.monotonic()))
         return {**vars(status), **totals([]), "passed_over": dict(passed)}
     if not wants_prefect(execution) and (done := _run_plainly(source, output, config, here)) is not None:
         return done
@@ -108,16 +111,20 @@ def finish_open(output: str, config: RunConfig, execution: Execution) -> dict[st
     """
     from tasks import steps  # here: with the model's libraries
 
+    begun, run = time.monotonic(), begin_run()
     ledger = Ledger(open_store(output))
     before = ledger.status()
     PROGRESS.add("expected", before.planned - before.committed)
-    ended = list(_process_all(ledger.open_shards(), output, config, execution, begin_run()))
+    ended = list(_process_all(ledger.open_shards(), output, config, execution, run))
     done = [one.done for one in ended if one.done is not None]
     history = ledger.history()
     ledger.checkpoint(history)
     status = history.status()
-    if done and execution.report:
-        steps.report(output, [(shard["plan"], shard["shard"]) for shard in done], status)
+    if (own := own_shards(done)) and execution.report:
+        steps.report(output, own, status)
+    figures = figures_of(config.operation, output, run.run_id, done, status, begun)
+    warn(failed_of(ledger, done), figures, log)
+    write_metrics(figures)
     counts, errors = totals(done), [str(one.error) for one in ended if one.error is not None]
     judge(counts, status, errors, execution.max_failed_fraction)
     return {**vars(status), **counts}

@@ -14,11 +14,15 @@ from prefect.automations import AutomationCore
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.events import ResourceSpecification
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
+from flows.events import DEGRADED, OUTPUT
+
+OURS = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.fixpoint"})
+"""Related resource of what our flow runs emit: their tag."""
 WATCH = "fixpoint: runs that missed their heartbeats are crashed"
 SILENCE = timedelta(minutes=9)
 """Three heartbeats of a flow run, at Prefect's default of 180 s."""
@@ -60,6 +64,52 @@ def ensure_watch() -> None:
     with get_client(sync_client=True) as client:
         if not client.read_automations_by_name(WATCH):
             client.create_automation(AutomationCore(name=WATCH, trigger=trigger, actions=[action]))
+
+
+def ensure_notification(block: str) -> None:
+    """Automations that tell a notification block, ``type/name``, of degraded runs and of those that crashed.
+
+    Raises:
+        ValueError: if the server has no such block.
+    """
+    kind, _, name = block.partition("/")
+    with get_client(sync_client=True) as client:
+        try:
+            document = client.read_block_document_by_name(name, kind)
+        except ObjectNotFound:
+            raise ValueError(
+                f"the server has no block {block}: make one in the Prefect UI under Blocks, and name it TYPE/NAME as its page "
+                "does, for instance slack-webhook/photographs"
+            ) from None
+        for about, trigger, body in (
+            ("degraded runs", _degraded(), "{{ event.payload.said }}\n{{ event.payload.report or '' }}"),
+            (
+                "crashed runs",
+                _crashed(),
+                "{{ flow_run.name }} crashed: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+            ),
+        ):
+            title = f"fixpoint: {block} is told of {about}"
+            if not client.read_automations_by_name(title):
+                action = SendNotification(block_document_id=document.id, subject=f"Fixpoint: {about}", body=body)
+                client.create_automation(AutomationCore(name=title, trigger=trigger, actions=[action]))
+
+
+def _degraded() -> EventTrigger:
+    """Each event of a run in which a photo failed or something was left."""
+    outputs = ResourceSpecification({"prefect.resource.id": f"{OUTPUT}*"})
+    return EventTrigger(expect={DEGRADED}, match=outputs, posture=Posture.Reactive, threshold=1)
+
+
+def _crashed() -> EventTrigger:
+    """Each crash of one of our flow runs, which could say nothing any more."""
+    return EventTrigger(
+        expect={"prefect.flow-run.Crashed"},
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+        match_related=OURS,
+        posture=Posture.Reactive,
+        threshold=1,
+    )
 
 
 def filled_deployments(content: str, config: dict[str, Any], execution: dict[str, Any], image: str | None) -> str:

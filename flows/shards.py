@@ -109,7 +109,7 @@ def shards(
     del name
     here = execution.model_copy(update={"runner": "thread", "workers": 1})
     todo = [ShardId(*pair) for pair in shards]
-    board = Board(output, expected=len(todo) * config.shard_size)
+    board = Board(output, expected=len(todo) * config.shard_size, browse=execution.browse)
     errors = process_shards(todo, output, config, here, board, run)
     summary = board.close()
     if errors:

@@ -77,10 +77,17 @@ def setup(
     gpu_pool: Annotated[str, typer.Option(help="pool of the runs that compute a share")] = "fixpoint-gpu",
     limit: Annotated[str, typer.Option(help="global concurrency limit on shards at one time")] = LIMIT,
     slots: Annotated[int | None, typer.Option(min=1, help="slots of that limit; twice --gpus if left out")] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE/NAME", help="notification block that is told of degraded and crashed runs"),
+    ] = None,
 ) -> None:
     """Make, or bring up to date, the two work pools, the concurrency limit and the watch over lost runs."""
-    from flows.provision import ensure_limit, ensure_pool, ensure_watch
+    from flows.provision import ensure_limit, ensure_notification, ensure_pool, ensure_watch
 
+    if notify is not None:
+        with plain_errors():
+            ensure_notification(notify)
     ensure_pool(pool, kind, None, gpu=False)
     ensure_pool(gpu_pool, kind, gpus, gpu=True)
     ensure_limit(limit, slots or 2 * gpus)  # a shard in work, and one that is read or written, for each
@@ -166,8 +173,8 @@ def serve(
 
     schedule = CronSchedule(cron, timezone=timezone) if cron else None
     served: list[Any] = [
-        FLOWS["dehaze"].to_deployment("served", parameters=parameters, schedule=schedule, tags=["served"]),
-        *(FLOWS[name].to_deployment("served", tags=["served"]) for name in ("edit", "invert", "restore")),
-        aggregate.to_deployment("served", tags=["served"]),
+        FLOWS["dehaze"].to_deployment("served", parameters=parameters, schedule=schedule, tags=["fixpoint", "served"]),
+        *(FLOWS[name].to_deployment("served", tags=["fixpoint", "served"]) for name in ("edit", "invert", "restore")),
+        aggregate.to_deployment("served", tags=["fixpoint", "served"]),
     ]
     serve_flows(*served, limit=limit)

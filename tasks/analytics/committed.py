@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.store.errors import Corrupt, NotFound, UnknownSchema
+from tasks.store.names import output_name
 from tasks.store.objects import Store, open_store
 from tasks.store.schema import FOOTER_KEY, SCHEMA_VERSION, shard_schema
 from tasks.store.uris import Address
@@ -42,9 +42,8 @@ class Output:
 
     @property
     def run(self) -> str:
-        """Name of the run in the tables: last part of the root and eight hex digits of its URL's SHA-256."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.root.rstrip("/").rsplit("/", 1)[-1]) or "run"
-        return f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
+        """Name of the run in the tables."""
+        return output_name(self.store.location)
 
     @property
     def is_local(self) -> bool:

@@ -57,6 +57,7 @@ class ShardSummary(TypedDict):
     won: bool
     photos: int
     failed: int
+    codes: dict[str, int]
     nfe: int
     seconds: float
     worker: str
@@ -129,6 +130,7 @@ def _summary(shard: ShardId, totals: Totals, *, won: bool, seconds: float) -> Sh
         "won": won,
         "photos": totals.rows,
         "failed": totals.failed,
+        "codes": totals.codes,
         "nfe": totals.nfe,
         "seconds": round(seconds, 3),
         "worker": worker(),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from tasks.store.uris import Address
 
 IMAGES = "images/"
 GIVEN_UP = "given-up/"
@@ -13,6 +16,14 @@ GIVEN_UP = "given-up/"
 _PLAN = re.compile(r"plans/(\d{6,})\.parquet")
 _SHARD = re.compile(r"shards/(\d{6,})-(\d{5,})\.parquet")
 _CHECKPOINT = re.compile(r"checkpoints/\d{6,}-\d{8,}\.parquet")
+
+
+def output_name(location: Address) -> str:
+    """A short name of an output: last part of its address and eight hex digits of the address' SHA-256."""
+    url = location.uri.rstrip("/")
+    root = "/".join(part for part in (location.bucket, location.path.rstrip("/")) if part)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.rstrip("/").rsplit("/", 1)[-1]) or "run"
+    return f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 class ShardId(NamedTuple):

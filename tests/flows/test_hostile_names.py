@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from flows import artifacts, demo, evaluate, hooks
 from flows.cli.app import app
 from fpcore.models import doctor
 from tasks.evaluation import reproduce
-from tasks.report.failures import failure_summary
+from tasks.report.failures import FailedPhoto, failure_summary
 from tasks.report.page import write_report
 from tasks.store.ledger import Ledger
 from tasks.store.objects import open_store
@@ -128,7 +129,7 @@ def test_tables_of_evaluations_and_csv(name: str) -> None:
 def test_artifacts_of_a_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's page renders descriptions as Markdown, and a link artifact as ``[text](link)``."""
     made: list[dict[str, Any]] = []
-    for kind in ("progress", "table", "markdown", "image", "link"):
+    for kind in ("progress", "table", "markdown"):
         monkeypatch.setattr(artifacts, f"create_{kind}_artifact", lambda *a, **k: made.append({"first": a[0], **k}))
     monkeypatch.setattr(artifacts, "update_progress_artifact", lambda *arguments: None)
     monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
@@ -136,15 +137,21 @@ def test_artifacts_of_a_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     board = artifacts.Board(f"/data/{name}", 1)
     board.add({"plan": 1, "shard": 0, "photos": 1, "worker": "host:1"})
     board.close()
+    board.publish_failed([FailedPhoto(name, "truncated", name, name)], 1)
     board.publish("report")
-    assert [one["key"] for one in made] == ["progress", "shards", "report", "before-after", "output", "output"]
+    keys = [artifacts.artifact_key(f"/data/{name}", what) for what in
+            ("progress", "shards", "failed", "report", "before-after", "output")]  # fmt: skip
+    assert [one["key"] for one in made] == keys
+    assert all(re.fullmatch(r"[a-z0-9-]+", key) for key in keys)
     for one in made:
         assert_text(rendered(one.get("description") or ""))
-    for link in made[-2:]:
-        html = rendered(f"[{link['link_text']}]({link['first']})")
-        assert html.count("<a ") == 1
-        assert html.count('href="/data/') == 1
-        assert [tag for tag in TAGS[1:] if tag in html] == []
+    pictures, places = (rendered(one["first"]) for one in made[-2:])
+    assert_text(pictures.replace('<img src="data:image/jpeg;base64,"', ""))
+    assert_text(places)
+    artifacts.Board(f"/data/{name}", 1, "https://h/x").publish(None)
+    linked = rendered(made[-1]["first"])
+    assert linked.count("<a ") == linked.count('href="https://h/x/images/"') == 1
+    assert [tag for tag in TAGS[1:] if tag in linked] == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)

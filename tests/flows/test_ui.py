@@ -61,17 +61,19 @@ def test_run_artifacts_and_form_are_what_an_operator_needs(
     monkeypatch.chdir(tmp_path)
     pages = prefect_api.removesuffix("/api") + "/v2"
     write_photos(tmp_path / "photos", 8)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
     fixpoint("setup")
     fixpoint("deploy", "--source", "s3://photos/incoming", "--output", "s3://photos/dehazed")
     config = RunConfig(batch_size=2, shard_size=2)
-    state = dehaze("photos", "dehazed", config, Execution(), return_state=True)
+    state = dehaze("photos", "dehazed", config, Execution(max_failed_fraction=0.5), return_state=True)
     assert state.is_completed()
     run = state.state_details.flow_run_id
     assert run is not None
     found = artifacts(run)
     see(f"{pages}/runs/flow-run/{run}", "ui-run", tmp_path, "dehaze", "Completed", "shard 000001-00000")
-    see(f"{pages}/artifacts/artifact/{found['shards'][0].id}", "ui-shards", tmp_path, "model_loads", "4 shards by 1")
-    see(f"{pages}/artifacts/artifact/{found['before-after'][0].id}", "ui-before-after", tmp_path, "before, after")
+    see(f"{pages}/artifacts/artifact/{found['shards'][0].id}", "ui-shards", tmp_path, "model_loads", "5 shards by 1")
+    see(f"{pages}/artifacts/artifact/{found['before-after'][0].id}", "ui-before-after", tmp_path, "before and after")
+    see(f"{pages}/artifacts/artifact/{found['failed'][0].id}", "ui-failed", tmp_path, "not-an-image", height=600)
     see(f"{pages}/artifacts/artifact/{found['report'][0].id}", "ui-report", tmp_path, "photos")
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("dehaze/nightly").id
