@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
 from flows.artifacts import Board
+from flows.current import keep_current
 from flows.events import emit
 from flows.execution import Execution, judge, refuse_signature
 from flows.figures import Figures, failed_of, figures_of, own_shards, shown, warn, write_metrics
@@ -60,6 +61,7 @@ def _work(
     history, summary = ledger.history(), board.close()
     ledger.checkpoint(history)
     status = history.status()
+    keep_current(source, output, execution)
     _tell(board, ledger, figures_of(config.operation, output, run.run_id, board.done, status, begun), status, execution)
     return status, errors, {**summary, "passed_over": planned["passed_over"]}
 

@@ -51,6 +51,11 @@ class Execution(BaseModel):
         "by commas; none = those that another try may cure, three times at most",
     )
     report: bool = Field(True, description="write report/ at the end")
+    current: Literal["none", "table", "pictures"] = Field(
+        "none",
+        description="bring current/photos.parquet up to date at the end: the newest good row of each photo, and which are gone "
+        "from the source; pictures: current/images/ too, a copy of each current picture under the photo's own name",
+    )
     browse: str | None = Field(
         None,
         description="address under which a browser opens the output, for links in Prefect; none = the console of Amazon or "

@@ -13,6 +13,7 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
+from flows.current import keep_current
 from flows.execution import Ended, Execution, judge
 from flows.figures import failed_of, figures_of, own_shards, warn, write_metrics
 from flows.run_id import begin_run
@@ -39,6 +40,7 @@ def run_here(operation: str, source: str, output: str, config: RunConfig, execut
     here = execution.with_site_of(source)
     passed = PassedOver()
     if (status := nothing_new(source, output, config, here, passed)) is not None:
+        keep_current(source, output, here)
         write_metrics(figures_of(operation, output, None, [], status, time.monotonic()))
         return {**vars(status), **totals([]), "passed_over": dict(passed)}
     if not wants_prefect(execution) and (done := _run_plainly(source, output, config, here)) is not None:
@@ -101,11 +103,11 @@ def _run_plainly(source: str, output: str, config: RunConfig, execution: Executi
     if planned["passed_over"]:
         log.info("passed over: %s", PassedOver(planned["passed_over"]))
     log.info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
-    return {**finish_open(output, config, execution), "passed_over": planned["passed_over"]}
+    return {**finish_open(output, config, execution, source), "passed_over": planned["passed_over"]}
 
 
-def finish_open(output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
-    """Process the open shards and report; the counts of the run and of the output.
+def finish_open(output: str, config: RunConfig, execution: Execution, source: str | None = None) -> dict[str, Any]:
+    """Process the open shards and report; the counts of the run and of the output. ``source``: for what is gone from it.
 
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
@@ -122,6 +124,7 @@ def finish_open(output: str, config: RunConfig, execution: Execution) -> dict[st
     status = history.status()
     if (own := own_shards(done)) and execution.report:
         steps.report(output, own, status)
+    keep_current(source, output, execution)
     figures = figures_of(config.operation, output, run.run_id, done, status, begun)
     warn(failed_of(ledger, done), figures, log)
     write_metrics(figures)

@@ -98,7 +98,13 @@ def row_of(output: Path, source: Path, recipe: Recipe, shard: int, number: int) 
     generator = np.random.default_rng([recipe.seed, number])
     key = f"day {number % 3}/photo & {number:03d}.jpg"
     base = {"plan": 1, "shard": shard, "row": number % recipe.photos_per_shard, "key": key, "seed": 9 + number}
-    base |= {"source_uri": (source / key).as_uri(), "prompt": "haze", "target_prompt": "", "batch_size": 8}
+    base |= {
+        "run_id": "20261120T100000Z-0009",
+        "source_uri": (source / key).as_uri(),
+        "prompt": "haze",
+        "target_prompt": "",
+        "batch_size": 8,
+    }
     if recipe.failures and number % 11 == 5:
         code, why = BAD[number % 2]
         return base | {"status": "failed", "error_code": code, "error_message": why, "nfe": 0, "nfe_inversion": 0}

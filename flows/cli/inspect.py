@@ -190,6 +190,39 @@ def aggregate(
 
 
 @app.command()
+def current(
+    output: Output,
+    source: Annotated[
+        str | None, typer.Option(help="the photos' source: those that it lists no more are marked as gone")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="keep current/images/ as well: a copy of each photo's current picture under its name")
+    ] = False,
+    allow_http: AllowHttp = None,
+    allow_root: AllowRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring current/photos.parquet up to date: the newest good row of each photo."""
+    from tasks.analytics.current import update_current
+    from tasks.photos.sources import list_photos
+    from tasks.store.access import Access
+
+    with plain_errors():
+        access = Access.to(*(allow_root or ()), http=bool(allow_http))
+        photos = list_photos(source, output=output, access=access) if source is not None else None
+        listed = (photo["key"] for photo in photos) if photos is not None else None
+        done = update_current(output, listed, pictures=pictures)
+    if as_json:
+        emit(vars(done))
+        return
+    moved = f"; {done.copied} pictures copied, {done.removed} removed" if pictures else ""
+    console.print(
+        f"{done.photos} photos are current, {done.gone} of them gone from the source{moved}.", highlight=False
+    )
+    typer.echo(plain(done.table))
+
+
+@app.command()
 def report(
     outputs: Annotated[list[str], typer.Argument(help="one output, or several to put side by side")],
     destination: Annotated[str | None, typer.Option(help="where report/ goes; the first output if left out")] = None,

@@ -94,6 +94,22 @@ SUMMARY = pa.schema(
     ]
 )
 
+CURRENT_COLUMNS = (
+    "key image_id source_uri source_etag source_size width height verdict reason strength output_path output_sha256 "
+    "processed_at run_id model_digest attempt plan shard row"
+).split()
+"""Columns of a shard that ``current/photos.parquet`` keeps."""
+CURRENT = pa.schema(
+    [shard_schema().field(name) for name in CURRENT_COLUMNS]
+    + [
+        _field("failed_since", pa.string(), "error code of a newer attempt at this photo, which failed; else null"),
+        _field("gone_at", _UTC, "when the source was first found to list the photo no more; null if it does"),
+        _field(
+            "copied_sha256", pa.string(), "SHA-256 (hex) of its picture under current/images/; null if there is none"
+        ),
+    ]
+)
+
 TABLES = {"steps": STEPS, "images": IMAGES, "runs": RUNS, "summary": SUMMARY}
 
 MEASURES = {
@@ -164,6 +180,14 @@ def schema_markdown() -> str:
     ]
     for name, schema in TABLES.items():
         lines += [f"### {name}", "", _MEANING[name], "", *_rows(schema)]
+    lines += [
+        "### current/photos.parquet",
+        "",
+        "Written by `fixpoint current` into the output itself: one row for each photo that ever was good, its newest good",
+        "row, sorted by key.",
+        "",
+        *_rows(CURRENT),
+    ]
     lines += ["### Measures of `summary`", "", "| measure | meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in MEASURES.items()]
     return "\n".join(lines) + "\n"

@@ -58,3 +58,17 @@ def test_a_repaired_photo_makes_the_output_whole(source: Path, tmp_path: Path) -
     rows = [row for path in (tmp_path / "out/shards").glob("*") for row in pq.read_table(path).to_pylist()]
     assert len({row["run_id"] for row in rows}) == 2
     assert all(row["run_id"] and row["processed_at"] and row["attempt"] == 1 for row in rows)
+
+
+def test_what_is_current_is_kept_by_runs_also_by_those_with_nothing_new(source: Path, tmp_path: Path) -> None:
+    night(source, tmp_path / "out", "--execution", "current=pictures")
+    table = tmp_path / "out/current/photos.parquet"
+    names = sorted(path.name for path in source.glob("*.png"))
+    assert pq.read_table(table)["key"].to_pylist() == names
+    (source / names[0]).unlink()
+    assert night(source, tmp_path / "out", "--execution", "current=pictures")[0] == 0
+    gone = {row["key"] for row in pq.read_table(table).to_pylist() if row["gone_at"]}
+    assert gone == {names[0]}
+    assert sorted(path.name for path in (tmp_path / "out/current/images").iterdir()) == names[1:]
+    done = CliRunner().invoke(app, ["current", str(tmp_path / "out"), "--source", str(source)])
+    assert "5 photos are current, 1 of them gone" in " ".join(done.stderr.split())
