@@ -38,12 +38,12 @@ def run_here(operation: str, source: str, output: str, config: RunConfig, execut
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
     here = execution.with_site_of(source)
-    passed = PassedOver()
-    if (status := nothing_new(source, output, config, here, passed)) is not None:
+    passed, ledger = PassedOver(), Ledger(open_store(output))
+    if (status := nothing_new(source, output, ledger, config, here, passed)) is not None:
         keep_current(source, output, here)
         write_metrics(figures_of(operation, output, None, [], status, time.monotonic()))
         return {**vars(status), **totals([]), "passed_over": dict(passed)}
-    if not wants_prefect(execution) and (done := _run_plainly(source, output, config, here)) is not None:
+    if not wants_prefect(execution) and (done := _run_plainly(source, output, ledger, config, here)) is not None:
         return done
     from prefect import tags
 
@@ -56,13 +56,12 @@ def run_here(operation: str, source: str, output: str, config: RunConfig, execut
 
 
 def nothing_new(
-    source: str, output: str, config: RunConfig, execution: Execution, passed: PassedOver
+    source: str, output: str, ledger: Ledger, config: RunConfig, execution: Execution, passed: PassedOver
 ) -> RunStatus | None:
     """The counts of a run that has done every photo of ``source``, told without a model; None if there may be work.
 
     Photos that no plan has claimed are planned: the configuration was checked when the run began.
     """
-    ledger = Ledger(open_store(output))
     try:
         ledger.run()
     except NotFound:
@@ -92,29 +91,34 @@ def _profile() -> Mapping[str, Any]:
     return found
 
 
-def _run_plainly(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any] | None:
+def _run_plainly(
+    source: str, output: str, ledger: Ledger, config: RunConfig, execution: Execution
+) -> dict[str, Any] | None:
     """Plan, process, report; None, with the plan made, if there is more to do than ``MAX_SHARDS`` and nobody ruled Prefect out."""
     from tasks import steps  # here: with the model's libraries
 
-    planned = steps.plan(source, output, config, execution.access(), execution.retry_rule())
-    todo = Ledger(open_store(output)).open_shards()
+    planned = steps.plan(source, output, config, execution.access(), execution.retry_rule(), ledger)
+    todo = ledger.open_shards()
     if execution.prefect is None and len(todo) > MAX_SHARDS:
         return None
     if planned["passed_over"]:
         log.info("passed over: %s", PassedOver(planned["passed_over"]))
     log.info("%s: %s photos planned, %s shards to do", output, planned["planned"], len(todo))
-    return {**finish_open(output, config, execution, source), "passed_over": planned["passed_over"]}
+    return {**finish_open(output, config, execution, ledger, source), "passed_over": planned["passed_over"]}
 
 
-def finish_open(output: str, config: RunConfig, execution: Execution, source: str | None = None) -> dict[str, Any]:
-    """Process the open shards and report; the counts of the run and of the output. ``source``: for what is gone from it.
+def finish_open(
+    output: str, config: RunConfig, execution: Execution, ledger: Ledger, source: str | None = None
+) -> dict[str, Any]:
+    """Process the open shards and report; the counts of the run and of the output.
+
+    ``ledger``: the output's, which may know some of it already. ``source``: for what is gone from it.
 
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
     from tasks import steps  # here: with the model's libraries
 
     begun, run = time.monotonic(), begin_run()
-    ledger = Ledger(open_store(output))
     before = ledger.status()
     PROGRESS.add("expected", before.planned - before.committed)
     ended = list(_process_all(ledger.open_shards(), output, config, execution, run))

@@ -27,5 +27,5 @@ def retry(output: str, rule: RetryRule, settings: dict[str, Any], execution: Exe
     config = RunConfig(**{**ledger.run().configuration, **settings})
     ledger.create_run(config.identity())
     if ledger.plan_retries(rule, config.shard_size) or ledger.open_shards():
-        return finish_open(output, config, execution)
+        return finish_open(output, config, execution, ledger)
     return {**vars(ledger.status()), **totals([])}

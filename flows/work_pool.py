@@ -38,6 +38,10 @@ class Share:
     run: UUID
     alive: float = field(default_factory=time.monotonic)
 
+    def silent(self, patience: float) -> bool:
+        """Whether it has shown no life for more than ``patience`` seconds."""
+        return time.monotonic() - self.alive > patience
+
 
 def fan_out(
     todo: list[ShardId], output: str, config: RunConfig, execution: Execution, run: RunOrigin, attempt: int
@@ -52,9 +56,10 @@ def fan_out(
     try:
         while shares:
             time.sleep(POLL)
-            committed = ledger.committed_among(shard for share in shares for shard in share.shards)
             for share in list(shares):
-                yield from _news(share, ledger, committed)
+                yield from _news(share, ledger, ledger.next_committed(share.shards))
+                if share.shards and share.silent(execution.shard_timeout):  # or works far ahead of shards that fail
+                    yield from _news(share, ledger, ledger.committed_among(share.shards))
                 ended = None if not share.shards else _look(share, execution.shard_timeout)
                 if ended is not None:
                     yield from _news(share, ledger, ledger.committed_among(share.shards))  # since we looked
@@ -118,7 +123,7 @@ def _look(share: Share, patience: float) -> Ended | None:
         return None
     if state.is_final():
         return Ended(error=f"flow run {share.run}: {state.name}: {state.message}", lost=not state.is_failed())
-    if time.monotonic() - share.alive <= patience:
+    if not share.silent(patience):
         return None
     _cancel(share)
     return Ended(error=f"flow run {share.run} committed nothing for {patience:.0f} s", lost=True)

@@ -47,14 +47,20 @@ def check(config: RunConfig) -> None:
 
 
 def plan(
-    source: str, output: str, config: RunConfig, access: Access = SOURCE_ONLY, retry: RetryRule = NIGHTLY
+    source: str,
+    output: str,
+    config: RunConfig,
+    access: Access = SOURCE_ONLY,
+    retry: RetryRule = NIGHTLY,
+    ledger: Ledger | None = None,
 ) -> dict[str, Any]:
     """Check the configuration, make the output ours and plan what is new and the failed photos that ``retry`` admits.
 
+    ``ledger``: of the output, if the caller has it, so that what it has read is not read again.
     Raises ValueError or StoreError before any photo is touched.
     """
     check(config)
-    ledger = Ledger(open_store(output))
+    ledger = ledger or Ledger(open_store(output))
     ledger.create_run(config.identity(), versions())
     passed = PassedOver()
     photos = list_photos(source, output=output, access=access, passed=passed)

@@ -14,6 +14,7 @@ import platform
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from time import perf_counter
 from typing import TypedDict, TypeVar
@@ -88,7 +89,7 @@ def process_shard(
     Raises StoreError (the shard can be tried again), ``Cancelled``, or ValueError for a configuration that cannot work.
     """
     started, clock = datetime.now(UTC), perf_counter()
-    ledger = Ledger(open_store(output))
+    ledger = _ledger(output, run.run_id) if run.run_id else Ledger(open_store(output))
     if ledger.is_committed(ShardId(plan, shard)):
         return _standing(ShardId(plan, shard), ledger.facts(ShardId(plan, shard)), run)
     rows = planned_photos(ledger.read_plan_shard(plan, shard))
@@ -115,6 +116,13 @@ def process_shard(
     if not outcome.won:
         return _standing(ShardId(plan, shard), outcome.facts, run)
     return _summary(ShardId(plan, shard), outcome.facts.totals, won=True, seconds=perf_counter() - clock)
+
+
+@lru_cache(maxsize=2)
+def _ledger(output: str, run_id: str) -> Ledger:
+    """The ledger that the shards of one run share in a process: it reads a plan once for all of them."""
+    del run_id
+    return Ledger(open_store(output))
 
 
 def _standing(shard: ShardId, facts: ShardFacts, run: RunOrigin) -> ShardSummary:

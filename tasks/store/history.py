@@ -95,15 +95,17 @@ class History:
     def extended(self, news: Sequence[PlanNews]) -> History:
         """With further plans, and with what was committed meanwhile of the shards that were open.
 
-        News of a plan already known hold the rows of its open shards, all of them.
+        News of a plan already known hold the rows of its open shards, all of them; other plans stay as they are.
         """
         if not news:
             return self
-        states = list(self.states)
-        known = {shard.plan for shard in self.open_shards}
-        kept = self.photos[~self._is_open()] if known else self.photos
+        states, known = list(self.states), [one.number for one in news if one.number <= self.plans]
+        reopened = {shard for shard in self.open_shards if shard.plan in known}
+        told_anew = (self.photos["state"] == OPEN) & np.isin(self.photos["plan"], known)
+        kept = self.photos[~told_anew] if known else self.photos
         photos = _sorted(_latest(np.concatenate([kept, *(_photos(one, states) for one in news)])))
         shards = {ShardId(one.number, n) for one in news for n in one.rows["shard"].unique().to_pylist()}
+        done = {ShardId(one.number, n) for one in news for n in one.facts}
         fresh = [one for one in news if one.number > self.plans]
         facts = [facts for one in news for facts in one.facts.values()]
         return History(
@@ -111,14 +113,10 @@ class History:
             states=tuple(states),
             plans=max(self.plans, *(one.number for one in news)),
             planned=self.planned + sum(len(one.rows) for one in fresh),
-            shards=self.shards + len(shards) - len(self.open_shards),
-            open_shards=tuple(sorted(shards - {ShardId(one.number, n) for one in news for n in one.facts})),
+            shards=self.shards + len(shards) - len(reopened),
+            open_shards=tuple(sorted({*self.open_shards, *shards} - done)),
             totals=sum((one.totals for one in facts), self.totals),
         )
-
-    def _is_open(self) -> npt.NDArray[np.bool_]:
-        open_rows: npt.NDArray[np.bool_] = self.photos["state"] == OPEN
-        return open_rows
 
     def status(self) -> RunStatus:
         """Counts of rows, photos and shards."""

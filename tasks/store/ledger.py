@@ -22,7 +22,7 @@ import itertools
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -49,6 +49,8 @@ FOOTER_TAIL = 64 * 1024
 READERS = 16
 FEW = 4
 """Shards that are looked up one by one rather than listed."""
+MAX_LISTED = 16
+"""Plans whose shards are listed plan by plan; those of more are found in a listing of all, a thousand to a request."""
 
 MAX_NEWS = 64
 """Plans and commits after the newest checkpoint that a run leaves at most: what the next one has to read."""
@@ -80,6 +82,7 @@ class Ledger:
         self.read_plan = functools.lru_cache(maxsize=2)(self._read_plan)
         self._plan_sizes: dict[int, dict[str, int]] = {}
         self._kept: tuple[str, History] | None = None
+        self._known: History | None = None
 
     # run.json
 
@@ -236,11 +239,30 @@ class Ledger:
         wanted = set(shards)
         if len(wanted) <= FEW:
             return {shard for shard in wanted if self.is_committed(shard)}
-        return wanted & {shard for plan in {shard.plan for shard in wanted} for shard in self.committed(plan)}
+        return wanted & self._committed_in(sorted({shard.plan for shard in wanted}), map)
+
+    def next_committed(self, shards: Sequence[ShardId]) -> set[ShardId]:
+        """Those of some shards that are committed, as far as they are done about in this order.
+
+        A request for each that is found, and for ``FEW`` that are still open; then it gives up.
+        """
+        found, still_open = set[ShardId](), 0
+        for shard in shards:
+            if self.is_committed(shard):
+                found.add(shard)
+            elif (still_open := still_open + 1) == FEW:
+                break
+        return found
+
+    def _committed_in(self, plans: list[int], over: Callable[..., Iterable[set[ShardId]]]) -> set[ShardId]:
+        """The committed shards of some plans: a listing each, or one of all. ``over``: map, or that of a pool."""
+        if len(plans) > MAX_LISTED:
+            return set(self.committed())
+        return set().union(*over(lambda plan: set(self.committed(plan)), plans))
 
     def open_shards(self) -> list[ShardId]:
         """Shards of the plans that have no commit yet."""
-        base = self._checkpoint()
+        base = self._known or self._checkpoint()
         new = [number for number in self.plans() if number > base.plans]
         with ThreadPoolExecutor(READERS) as pool:
             counts = dict(zip(new, pool.map(self._plan_counts, new), strict=True))
@@ -250,12 +272,12 @@ class Ledger:
 
     def _committed_since(self, base: History, new: list[int], pool: ThreadPoolExecutor) -> set[ShardId]:
         """The committed shards of plans that came after a checkpoint, and those that it left open."""
-        looked_up = zip(base.open_shards, pool.map(self.is_committed, base.open_shards), strict=True)
-        closed = {shard for shard, done in looked_up if done}
         if not base.plans:
-            return closed | set(self.committed())
-        found = pool.map(lambda plan: list(self.committed(plan)), new)
-        return closed.union(*found)
+            return set(self.committed())
+        if len(base.open_shards) > MAX_OPEN:
+            return self._committed_in(sorted({*new, *(shard.plan for shard in base.open_shards)}), pool.map)
+        looked_up = zip(base.open_shards, pool.map(self.is_committed, base.open_shards), strict=True)
+        return {shard for shard, done in looked_up if done} | self._committed_in(new, pool.map)
 
     # history
 
@@ -269,20 +291,20 @@ class Ledger:
     ) -> History:
         """What became of every planned photo: the newest readable checkpoint, and what was written after it.
 
-        Plans and commits are read once each, ``READERS`` at a time. ``anew`` reads all of them and no checkpoint;
+        Plans and commits are read once each, ``READERS`` at a time, and never again by this ledger: they do not change.
+        ``anew`` reads all of them and no checkpoint;
         ``plans`` ends with this one, and shards ``without`` are taken to be open. ``unreadable``: plans and commits that
         cannot be read are named here, by key, and left out, instead of raising Corrupt or UnknownSchema.
         """
-        base = History() if anew else self._checkpoint()
+        base = History() if anew else self._known or self._checkpoint()
         numbers = [number for number in self.plans() if number > base.plans and number <= (plans or number)]
         with ThreadPoolExecutor(READERS) as pool:
             done = self._committed_since(base, numbers, pool) - without
-            reopened = sorted({shard.plan for shard in base.open_shards})
-            history = base
-            for plan in reopened:
-                history = history.extended(self._reopened(base, plan, done, unreadable))
+            history = base.extended(self._reopened(base, done, pool, unreadable))
             for at in range(0, len(numbers), NEWS_AT_A_TIME):
                 history = history.extended(self._new(numbers[at : at + NEWS_AT_A_TIME], done, pool, unreadable))
+        if not anew and plans is None and not without and unreadable is None:
+            self._known = history
         return history
 
     def _new(
@@ -291,22 +313,38 @@ class Ledger:
         """Plans, and the facts of their committed shards."""
         read = pool.map(lambda plan: _or_named(unreadable, plan_key(plan), self._read_plan, plan), plans)
         tables = {plan: table for plan, table in zip(plans, read, strict=True) if table is not None}
-        shards = sorted(shard for shard in done if shard.plan in tables)
-        told = pool.map(lambda one: _or_named(unreadable, one.key, self._facts, one, tables[one.plan]), shards)
-        facts = {shard: one for shard, one in zip(shards, told, strict=True) if one is not None}
-        return [_news(plan, table, facts) for plan, table in tables.items()]
+        return self._with_facts(tables, sorted(done), pool, unreadable)
+
+    def _with_facts(
+        self,
+        tables: dict[int, pa.Table],
+        done: list[ShardId],
+        pool: ThreadPoolExecutor,
+        unreadable: dict[str, str] | None,
+    ) -> list[PlanNews]:
+        """Rows of plans, and the facts of those of their shards that are committed."""
+        done = [shard for shard in done if shard.plan in tables]
+        told = pool.map(lambda one: _or_named(unreadable, one.key, self._facts, one, tables[one.plan]), done)
+        facts: dict[int, dict[int, ShardFacts]] = defaultdict(dict)
+        for shard, one in zip(done, told, strict=True):
+            if one is not None:
+                facts[shard.plan][shard.shard] = one
+        return [PlanNews(plan, table, facts[plan]) for plan, table in tables.items()]
 
     def _reopened(
-        self, base: History, plan: int, done: set[ShardId], unreadable: dict[str, str] | None
+        self, base: History, done: set[ShardId], pool: ThreadPoolExecutor, unreadable: dict[str, str] | None
     ) -> list[PlanNews]:
-        """The rows of a plan's shards that a checkpoint left open."""
-        table = _or_named(unreadable, plan_key(plan), self.read_plan, plan)
-        if table is None:
-            return []
-        shards = [shard for shard in base.open_shards if shard.plan == plan]
-        rows = table.filter(pc.is_in(table["shard"], pa.array([shard.shard for shard in shards], pa.int32())))
-        told = {shard: _or_named(unreadable, shard.key, self._facts, shard, table) for shard in shards if shard in done}
-        return [_news(plan, rows, {shard: facts for shard, facts in told.items() if facts is not None})]
+        """The rows of the shards that a history left open, of all of them, and the facts of those committed since."""
+        shards: dict[int, list[int]] = defaultdict(list)
+        for shard in base.open_shards:
+            shards[shard.plan].append(shard.shard)
+
+        def rows_of(plan: int) -> pa.Table | None:
+            table = _or_named(unreadable, plan_key(plan), self._read_plan, plan)
+            return None if table is None else table.filter(pc.is_in(table["shard"], pa.array(shards[plan], pa.int32())))
+
+        tables = {plan: rows for plan, rows in zip(shards, pool.map(rows_of, shards), strict=True) if rows is not None}
+        return self._with_facts(tables, sorted(done & set(base.open_shards)), pool, unreadable)
 
     def facts(self, shard: ShardId) -> ShardFacts:
         """What a commit says of its rows."""
@@ -453,10 +491,6 @@ def _or_named(
             raise
         unreadable[key] = str(error)
         return None
-
-
-def _news(plan: int, rows: pa.Table, facts: dict[ShardId, ShardFacts]) -> PlanNews:
-    return PlanNews(plan, rows, {shard.shard: one for shard, one in facts.items() if shard.plan == plan})
 
 
 def _of_shard(plan: pa.Table, shard: int) -> pa.Table:

@@ -12,6 +12,8 @@ from flows.execution import Execution, Incomplete
 from tasks import steps
 from tasks.config import RunConfig
 from tasks.store.errors import StoreUnavailable
+from tasks.store.ledger import Ledger
+from tasks.store.objects import open_store
 from tests.photographs import write_photos
 
 DCP = RunConfig(dehaze_variant="dcp", shard_size=1)
@@ -86,7 +88,8 @@ def test_who_wants_prefect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_many_shards_are_left_to_prefect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 3)
     monkeypatch.setattr(plain, "MAX_SHARDS", 2)
-    where = (str(tmp_path / "in"), str(tmp_path / "out"), DCP)
+    output = str(tmp_path / "out")
+    where = (str(tmp_path / "in"), output, Ledger(open_store(output)), DCP)
     assert plain._run_plainly(*where, Execution(report=False)) is None
     done = plain._run_plainly(*where, Execution(report=False, prefect=False))
     assert done is not None
@@ -107,6 +110,7 @@ def test_a_shard_is_tried_again_where_that_can_help(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(steps, "process", failing)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    ledger = Ledger(open_store(str(tmp_path / "out")))
     with pytest.raises(Incomplete, match=r"1 shards are open.*a wrong setting"):
-        plain._run_plainly(str(tmp_path / "in"), str(tmp_path / "out"), DCP, Execution(report=False))
+        plain._run_plainly(str(tmp_path / "in"), str(tmp_path / "out"), ledger, DCP, Execution(report=False))
     assert (calls.count(0), calls.count(1)) == (2, 1)

@@ -175,7 +175,7 @@ def test_after_a_checkpoint_no_earlier_plan_or_commit_is_read(long: Ledger, monk
     fresh.open_shards()
     fresh.status()
     assert {key.split("/")[0] for key in asked} == {"plans", "checkpoints"}
-    assert len(asked) == 3 * 2 + 1  # two listings each, the checkpoint once
+    assert len(asked) == 3 + 2  # the plans each time, checkpoints and the newest of them once
 
 
 def test_open_shards_are_remembered_and_looked_at_again(ledger: Ledger) -> None:
@@ -189,6 +189,42 @@ def test_open_shards_are_remembered_and_looked_at_again(ledger: Ledger) -> None:
     assert same(fresh.history(), fresh.history(anew=True))
     assert fresh.plan_new(entries(10), 4) == [2]
     assert [problem.key for problem in verify(fresh)] == ["shards/000001-00001.parquet", "shards/000002-00000.parquet"]
+
+
+def test_a_look_at_a_share_asks_for_what_is_done_and_a_few_shards_more(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.plan_new(entries(80), 4)
+    share = [ShardId(1, n) for n in range(20)]
+    for shard in (0, 1, 3, 12):
+        commit(ledger, ShardId(1, shard))
+    asked = list[str]()
+    exists = Store.exists
+    monkeypatch.setattr(Store, "exists", lambda self, key: asked.append(key) or exists(self, key))
+    assert ledger.next_committed(share) == {ShardId(1, 0), ShardId(1, 1), ShardId(1, 3)}
+    assert len(asked) == 3 + 4
+    assert ledger.committed_among(share) == {ShardId(1, n) for n in (0, 1, 3, 12)}
+
+
+def test_shards_left_open_in_several_plans_are_all_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a ledger that has looked before, and where plans are read a few at a time."""
+    monkeypatch.setattr(ledger_module, "NEWS_AT_A_TIME", 1)
+    photos = entries(24)
+    for plan in (1, 2, 3):
+        ledger.plan_new(photos[: 8 * plan], 4)
+    commit(ledger, ShardId(2, 0))
+    again(ledger).checkpoint(always=True)
+    watching = again(ledger)
+    watching.history()
+    commit(ledger, ShardId(1, 1))
+    for looking in (watching, again(ledger)):
+        found, anew = looking.history(), looking.history(anew=True)
+        assert found.footer() == anew.footer()
+        assert found.table().equals(anew.table())
+        assert looking.plan_new(photos, 4) == []
+    assert again(ledger).plan_new(entries(26), 4) == [4]
+    assert watching.history().footer() == ledger.history(anew=True).footer()
+    assert watching.open_shards() == list(ledger.history(anew=True).open_shards)
 
 
 @pytest.mark.long
