@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -220,6 +221,35 @@ def current(
         f"{done.photos} photos are current, {done.gone} of them gone from the source{moved}.", highlight=False
     )
     typer.echo(plain(done.table))
+
+
+class TableFormat(StrEnum):
+    """Open table formats."""
+
+    DELTA = "delta"
+    ICEBERG = "iceberg"
+
+
+@app.command()
+def export(
+    output: Output,
+    destination: Annotated[str, typer.Argument(help="delta: folder or URL of the table; iceberg: namespace.table")],
+    to: Annotated[TableFormat, typer.Option(help="format of the table")] = TableFormat.DELTA,
+    catalog: Annotated[str, typer.Option(help="iceberg: a catalog of pyiceberg's settings")] = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Append what is new to a table of Delta Lake or Iceberg, for Spark, Trino, Athena, DuckDB and others."""
+    from tasks.analytics.export import export as append_new
+
+    with plain_errors():
+        done = append_new(output, destination, to.value, catalog)
+    if as_json:
+        emit(vars(done))
+        return
+    console.print(
+        f"{done.rows_new} rows of {done.shards_new} shards appended, {done.shards_known} were there.", highlight=False
+    )
+    typer.echo(f"{plain(done.table)} is at version {done.version}")
 
 
 @app.command()

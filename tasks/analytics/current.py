@@ -18,16 +18,18 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from tasks.analytics.committed import Output, Shard, open_output, read_shard
 from tasks.analytics.schema import CURRENT, CURRENT_COLUMNS
 from tasks.analytics.summarise import connect
 from tasks.store import parquet
 from tasks.store.errors import Corrupt, InvalidLocation, NotFound, UnknownSchema
 from tasks.store.ledger import READERS, Ledger, ShardId
-from tasks.store.objects import open_store
 from tasks.store.pictures import picture_key
 
 TABLE, PICTURES = "current/photos.parquet", "current/"
 _READ = [*CURRENT_COLUMNS, "status", "error_code"]
+ROW_GROUP = 50_000
+"""Rows whose statistics let a query for one key pass over all others."""
 BATCH = 64
 """Shards whose rows are in memory before they are merged."""
 
@@ -67,19 +69,20 @@ def update_current(output: str, listed: Iterable[str] | None = None, *, pictures
 
     Raises StoreError, also where a commit cannot be read.
     """
-    ledger = Ledger(open_store(output))
+    source = open_output(output)
+    ledger = Ledger(source.store)
     table, covered = _stored(ledger)
     plans, still_open = max(ledger.plans(), default=0), frozenset(ledger.open_shards())
     new = sorted(_committed_since(ledger, covered, plans))
     for at in range(0, len(new), BATCH):
-        table = _merged(table, list(_rows(ledger, new[at : at + BATCH])))
+        table = _merged(table, list(_rows(source, new[at : at + BATCH])))
     if listed is not None:
         table = _marked(table, listed)
     copied = removed = 0
     if pictures:
         table, copied, removed = _copied(ledger, table)
     footer = {"plans": plans, "open_shards": [list(shard) for shard in sorted(still_open)]}
-    ledger.store.put(TABLE, parquet.encode(table, footer))
+    ledger.store.put(TABLE, parquet.encode(table, footer, row_group_size=ROW_GROUP))
     gone = len(table) - table["gone_at"].null_count
     return CurrentSummary(str(ledger.store.shown(TABLE)), len(new), len(table), gone, copied, removed)
 
@@ -103,9 +106,9 @@ def _committed_since(ledger: Ledger, covered: _Covered, plans: int) -> Iterator[
         yield from ledger.committed(plan)
 
 
-def _rows(ledger: Ledger, shards: list[ShardId]) -> Iterator[pa.Table]:
+def _rows(source: Output, shards: list[ShardId]) -> Iterator[pa.Table]:
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(lambda shard: ledger.read_shard(shard.plan, shard.shard, _READ), shards)
+        yield from pool.map(lambda shard: read_shard(source, Shard(shard.name), _READ)[0], shards)
 
 
 def _merged(table: pa.Table, shards: list[pa.Table]) -> pa.Table:

@@ -18,10 +18,11 @@ DIGEST_KEY = b"fixpoint.sha256"
 """Footer entry: SHA-256 (hex) of the object with these 64 characters, at their last occurrence, cut out."""
 
 
-def encode(table: pa.Table, footer: dict[str, Any]) -> bytes:
+def encode(table: pa.Table, footer: dict[str, Any], row_group_size: int | None = None) -> bytes:
     """Write a table as one Parquet object. Equal table and footer give equal bytes in one version of pyarrow.
 
-    zstd; float32 and float64 byte-stream-split; text by dictionary; ``footer`` as JSON under ``FOOTER_KEY``.
+    zstd; float32 and float64 byte-stream-split; text by dictionary; statistics of each page, so that a reader can pass
+    over pages; ``footer`` as JSON under ``FOOTER_KEY``.
     """
     placeholder = secrets.token_hex(32)
     dictionary, split = _encodings(table.schema)
@@ -33,8 +34,9 @@ def encode(table: pa.Table, footer: dict[str, Any]) -> bytes:
         use_dictionary=list(dictionary),
         use_byte_stream_split=list(split),
         write_page_checksum=True,
+        write_page_index=True,
     ) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size)
         body = json.dumps({"schema_version": SCHEMA_VERSION, **footer}, sort_keys=True, ensure_ascii=False)
         writer.add_key_value_metadata({FOOTER_KEY: body.encode(), DIGEST_KEY: placeholder.encode()})
     data: bytes = sink.getvalue().to_pybytes()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.analytics.aggregate import aggregate
+from tasks.analytics.export import export
 from tests.ledgers import Recipe, write_ledger
 
 pytestmark = pytest.mark.server
@@ -29,6 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_ledger(root / "night", root / "photos", recipe)
     write_ledger(root / "fast", root / "photos", replace(recipe, speed=2.0, method="certified, extrapolated"))
     aggregate([str(root / "night"), str(root / "fast")], str(root / "tables"))
+    export(str(root / "night"), str(root / "lake"), "delta")
     return root
 
 
