@@ -9,6 +9,7 @@ from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
+from flows.ad_hoc import with_deployment
 from flows.artifacts import Board
 from flows.current import keep_current
 from flows.events import emit
@@ -31,6 +32,7 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
     refuse_signature(source)
+    config, execution = with_deployment(config, execution)
     context = FlowRunContext.get()
     run = begin_run(str(context.flow_run.id) if context and context.flow_run else None)
     try:

@@ -8,8 +8,8 @@ from prefect import flow
 
 from flows.batch import run_batch
 from flows.execution import Execution
+from flows.forms import NOTHING_SAID, EditSettings
 from flows.hooks import HOOKS
-from tasks.config import RunConfig
 
 
 @flow(
@@ -20,7 +20,7 @@ from tasks.config import RunConfig
     **HOOKS,
 )
 def edit(
-    source: str, output: str, config: RunConfig = RunConfig(operation="edit"), execution: Execution = Execution()
+    source: str, output: str, config: EditSettings = NOTHING_SAID, execution: Execution = Execution()
 ) -> dict[str, Any]:
     """Edit every photo of ``source`` that ``output`` has no row for.
 

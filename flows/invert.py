@@ -8,8 +8,8 @@ from prefect import flow
 
 from flows.batch import run_batch
 from flows.execution import Execution
+from flows.forms import NOTHING_SAID, InvertSettings
 from flows.hooks import HOOKS
-from tasks.config import RunConfig
 
 
 @flow(
@@ -20,7 +20,7 @@ from tasks.config import RunConfig
     **HOOKS,
 )
 def invert(
-    source: str, output: str, config: RunConfig = RunConfig(operation="invert"), execution: Execution = Execution()
+    source: str, output: str, config: InvertSettings = NOTHING_SAID, execution: Execution = Execution()
 ) -> dict[str, Any]:
     """Invert every photo of ``source`` that ``output`` has no row for.
 
@@ -30,4 +30,4 @@ def invert(
         config: what is done to every photo
         execution: how the run is carried out
     """
-    return run_batch(source, output, config.model_copy(update={"operation": "invert"}), execution)
+    return run_batch(source, output, config.doing("invert"), execution)

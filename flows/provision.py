@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from flows.events import DEGRADED, OUTPUT
+from flows.forms import flat, grouped
 
 OURS = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.fixpoint"})
 """Related resource of what our flow runs emit: their tag."""
@@ -124,9 +125,9 @@ def filled_deployments(content: str, config: dict[str, Any], execution: dict[str
     for deployment in document["deployments"]:
         if deployment["entrypoint"] == "flows.dehaze.dehaze":
             parameters = deployment["parameters"]
-            parameters["config"] = parameters.get("config", {}) | config
+            parameters["config"] = grouped("dehaze", flat(parameters.get("config", {})) | config)
             parameters["execution"] = parameters.get("execution", {}) | execution
-            RunConfig(**parameters["config"])
+            RunConfig(**flat(parameters["config"]))
             Execution(**parameters["execution"])
         if image is not None:
             deployment["work_pool"].setdefault("job_variables", {})["image"] = image

@@ -8,8 +8,8 @@ from prefect import flow
 
 from flows.batch import run_batch
 from flows.execution import Execution
+from flows.forms import NOTHING_SAID, RestoreSettings
 from flows.hooks import HOOKS
-from tasks.config import RunConfig
 
 
 @flow(
@@ -22,7 +22,7 @@ from tasks.config import RunConfig
 def restore(
     source: str,
     output: str,
-    config: RunConfig = RunConfig(operation="restore", pretrained_model_name_or_path="builtin:scenes"),
+    config: RestoreSettings = NOTHING_SAID,
     execution: Execution = Execution(),
 ) -> dict[str, Any]:
     """Restore every photo of ``source`` that ``output`` has no row for.

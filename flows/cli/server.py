@@ -139,12 +139,13 @@ def deploy(
 def dehazing_parameters(source: str, output: str, chosen: Chosen) -> dict[str, Any]:
     """Parameters of the flow ``dehaze``. Raises ValueError for what the flow would refuse."""
     from flows.execution import Execution, refuse_signature
+    from flows.forms import grouped
     from tasks.config import RunConfig
 
     refuse_signature(source)
     RunConfig(**chosen.settings)
     Execution(**chosen.execution)
-    said = {"config": chosen.settings, "execution": chosen.execution}
+    said = {"config": grouped("dehaze", chosen.settings), "execution": chosen.execution}
     return {"source": source, "output": output, **{name: value for name, value in said.items() if value}}
 
 

@@ -14,7 +14,6 @@ import typer
 import yaml
 from prefect.utilities.importtools import import_object
 from prefect.utilities.templating import apply_values, find_placeholders
-from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from flows.cli.app import app
@@ -56,10 +55,10 @@ def test_settings_are_put_into_the_nightly_run_and_wrong_ones_refused() -> None:
     content = (DEPLOYMENTS / "prefect.yaml").read_text()
     filled = yaml.safe_load(filled_deployments(content, {"seed": 7}, {"runner": "work-pool", "workers": 8}, "img:1"))
     nightly = filled["deployments"][0]["parameters"]
-    assert nightly["config"] == {"seed": 7}
+    assert nightly["config"] == {"advanced": {"seed": 7}}
     assert nightly["execution"] == {"runner": "work-pool", "workers": 8}
     assert all(d["work_pool"]["job_variables"] == {"image": "img:1"} for d in filled["deployments"])
-    with pytest.raises(ValidationError, match="seeed"):
+    with pytest.raises(ValueError, match="seeed"):
         filled_deployments(content, {"seeed": 7}, {}, None)
 
 
@@ -86,11 +85,14 @@ def test_serve_and_deploy_take_every_option_that_dehaze_takes(monkeypatch: pytes
     done = CliRunner().invoke(app, [*line, "--max-failed", "0.2", "--set", "quality=80", "--cron", "0 2 * * *"])
     assert done.exit_code == 0, done.output
     assert served[0].parameters == {
-        "source": "in", "output": "out", "config": {"dehaze_variant": "dcp", "quality": 80},
+        "source": "in", "output": "out", "config": {"dehazing": {"dehaze_variant": "dcp"}, "pictures": {"quality": 80}},
         "execution": {"report": False, "retry_failed": "all", "max_failed_fraction": 0.2},
     }  # fmt: skip
     assert {deployment.flow_name for deployment in served} == {"dehaze", "edit", "invert", "restore", "aggregate"}
     assert CliRunner().invoke(app, [*line, "--steps", "0"]).exit_code == 2
+    refused = CliRunner().invoke(app, [*line, "--set", "tokens=replace"])
+    assert refused.exit_code == 2
+    assert "tokens: no setting of dehaze" in " ".join(refused.stderr.split())
 
 
 def test_the_job_template_is_prefects_own_with_a_gpu_and_without_root(template: dict[str, Any]) -> None:

@@ -105,14 +105,18 @@ def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deploy
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("dehaze/nightly")
         schema = deployment.parameter_openapi_schema
-        fields = {
-            **schema["definitions"]["RunConfig"]["properties"],
-            **schema["definitions"]["Execution"]["properties"],
-        }
+        groups = schema["properties"]["config"]["properties"]
+        assert [group["title"] for group in sorted(groups.values(), key=lambda group: group["position"])] == [
+            "Dehazing", "Inversion", "Output", "Model and device", "Advanced"
+        ]  # fmt: skip
+        fields = {name: field for group in groups.values() for name, field in group["properties"].items()}
+        assert not fields.keys() & {"tokens", "cross_replace", "task", "scale", "operation"}
+        fields |= schema["definitions"]["Execution"]["properties"]
         assert all(field.get("description") for field in [*fields.values(), *schema["properties"].values()])
         assert fields["runner"]["enum"] == ["thread", "process", "ray", "work-pool"]
         assert (fields["num_inference_steps"]["minimum"], fields["batch_size"]["default"]) == (1, 0)
-        for wrong in ({"num_inference_steps": 0}, {"method": "magic"}, {"colour": "blue"}):
+        wrong_ones = ({"inversion": {"num_inference_steps": 0}}, {"inversion": {"method": "magic"}}, {"colour": "blue"})
+        for wrong in wrong_ones:
             with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
                 client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})
 

@@ -78,4 +78,4 @@ def test_run_artifacts_and_form_are_what_an_operator_needs(
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("dehaze/nightly").id
     see(f"{pages}/deployments/deployment/{deployment}/run", "ui-form", tmp_path,
-        "folder, glob, s3:// prefix", "Num Inference Steps", "DDIM steps", "Runner", height=1300)  # fmt: skip
+        "folder, glob, s3:// prefix", "Num Inference Steps", "DDIM steps", "Runner", height=2000)  # fmt: skip
