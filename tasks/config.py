@@ -29,6 +29,7 @@ WHERE = (
     "vae_tiling",
     "cpu_offload",
     "compile",
+    "onnx",
     "local_files_only",
 )
 """Fields that say where and how something is computed, not what."""
@@ -83,6 +84,11 @@ class RunConfig(BaseModel):
     vae_slicing: bool = Field(False, description="decode a batch picture by picture")
     vae_tiling: bool = Field(False, description="encode and decode large pictures in tiles")
     cpu_offload: bool = Field(False, description="keep components in main memory except while they compute")
+    onnx: bool | None = Field(
+        None,
+        description="evaluate a built-in model by ONNX Runtime on the processor; none = where it is installed; results "
+        "differ by some 4e-7 of the latents",
+    )
     compile: bool = Field(
         False, description="compile the UNet with torch.compile: minutes at the start, quicker on long GPU runs"
     )

@@ -63,6 +63,7 @@ def test_the_wheel_holds_what_it_must_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"{package}/py.typed" for package in ("fpcore", "tasks", "flows")}
     wanted |= {"fixpoint.py", "fpcore/builtin/haze/unet/diffusion_pytorch_model.safetensors"}
+    wanted |= {"fpcore/builtin/graphs/haze.onnx", "fpcore/builtin/graphs/scenes.onnx"}
     wanted |= {"tasks/report/templates/report.html.j2", "deployments/prefect.yaml"}
     assert wanted <= names
     licences = {name.rsplit("/", 1)[1] for name in names if ".dist-info/licenses/" in name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fpcore.models.flow import FlowScheduler
 from fpcore.models.layout import T5_TOKENIZERS, TOKENIZER_FILES, WEIGHT_STEM, Component, Layout, read_layout
 from fpcore.models.memory import Attention, place, set_attention
 from fpcore.models.model import FLOW_FAMILIES, Family, Model
+from fpcore.models.onnx_runtime import OnnxUNet, is_installed
 
 INPAINTING = (9, 4)
 """Channels in and out of the UNets trained for inpainting: noise, hole and the picture around it (Rombach et al. 2022)."""
@@ -47,6 +49,7 @@ def load_model(
     vae_tiling: bool = False,
     cpu_offload: bool = False,
     compile: bool = False,
+    onnx: bool | None = None,
     timestep_spacing: str | None = None,
     steps_offset: int | None = None,
     inpainting: bool = False,
@@ -67,6 +70,7 @@ def load_model(
         vae_tiling: encode and decode large pictures in overlapping tiles.
         cpu_offload: keep each component in main memory except while it computes; needs a GPU.
         compile: compile the UNet for each batch shape it meets; minutes at the start, for long runs.
+        onnx: evaluate a built-in UNet by ONNX Runtime; None: where it is installed, on a processor, in float32.
         steps_offset: added to leading timesteps; None is the model's own, and 1 for Stable Diffusion 1 and 2.
         timestep_spacing: trailing, leading, linspace or log-sigma instead of the one that the model's scheduler names.
         inpainting: accept a nine-channel UNet, which is told the hole and the picture around it.
@@ -98,7 +102,10 @@ def load_model(
     _modernise(unet, family)
     set_attention(unet, attention)
     place([unet, vae, *encoders], target, cpu_offload)
-    return Model(
+    fits = name.startswith("builtin:") and (target.type, unet_dtype, attention) == ("cpu", torch.float32, "sdpa")
+    if onnx and not (fits and not compile):
+        raise ValueError("onnx takes a built-in model on the processor, in float32, with attention=sdpa, not compiled")
+    made = Model(
         name=name,
         family=family,
         unet=Compiled(unet) if compile else unet,
@@ -114,6 +121,22 @@ def load_model(
         digest=layout.digest(),
         zero_null_text=family == "sdxl" and bool(layout.index.get("force_zeros_for_empty_prompt", True)),
     )
+    if onnx or (onnx is None and fits and not compile and is_installed() and graph_of(name).is_file()):
+        return _by_onnx_runtime(made)
+    return made
+
+
+def graph_of(name: str) -> Path:
+    """Where the ONNX graph of a built-in model lies."""
+    return BUILTIN / "graphs" / f"{name.removeprefix('builtin:')}.onnx"
+
+
+def _by_onnx_runtime(model: Model) -> Model:
+    """The built-in model with its UNet evaluated by ONNX Runtime. Raises ValueError if that is not installed."""
+    if not is_installed():
+        raise ValueError("ONNX Runtime is not installed: pip install 'fixpoint-diffusion[onnx]', or leave onnx out")
+    words = tuple(model.embed([""]).embeddings.shape[1:])
+    return replace(model, unet=OnnxUNet(model.unet, graph_of(model.name), model.latent_shape(*model.image_size), words))
 
 
 def find_folder(name: str, revision: str | None, variant: str | None, local_files_only: bool) -> Path:

@@ -12,7 +12,7 @@ from tasks.shard.progress import PROGRESS
 log = logging.getLogger(__name__)
 LOADING = (
     "revision", "variant", "torch_dtype", "vae_dtype", "device", "local_files_only", "attention", "vae_slicing",
-    "vae_tiling", "cpu_offload", "compile", "timestep_spacing", "steps_offset",
+    "vae_tiling", "cpu_offload", "compile", "onnx", "timestep_spacing", "steps_offset",
 )  # fmt: skip
 _models: dict[tuple[object, ...], Model] = {}
 _lock = threading.Lock()

@@ -21,6 +21,7 @@ from typing import TypedDict, TypeVar
 
 from fpcore.dehazing.haze_estimate import view_photograph
 from fpcore.models.model import Model
+from fpcore.models.onnx_runtime import is_installed
 from fpcore.models.sizing import fit_size
 from tasks.config import RunConfig, RunOrigin
 from tasks.photos.decode import Photo, PhotoLimits, model_input
@@ -67,7 +68,8 @@ class ShardSummary(TypedDict):
 
 def versions() -> dict[str, str]:
     """Versions of what decides the results."""
-    names = ("fixpoint-diffusion", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "prefect")
+    names = ["fixpoint-diffusion", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "prefect"]
+    names += ["onnxruntime"] if is_installed() else []
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
