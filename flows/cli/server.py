@@ -9,13 +9,16 @@ import tempfile
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.dehazing import Chosen, takes_dehazing_options
 from flows.cli.terminal import console, plain_errors
 from tasks.text import terminal
+
+if TYPE_CHECKING:
+    from flows.provision import PoolChange
 
 app = typer.Typer()
 LIMIT = "fixpoint-gpu"
@@ -77,19 +80,31 @@ def setup(
     gpu_pool: Annotated[str, typer.Option(help="pool of the runs that compute a share")] = "fixpoint-gpu",
     limit: Annotated[str, typer.Option(help="global concurrency limit on shards at one time")] = LIMIT,
     slots: Annotated[int | None, typer.Option(min=1, help="slots of that limit; twice --gpus if left out")] = None,
+    dry_run: Annotated[bool, typer.Option(help="show what would change in the pools, and change nothing")] = False,
+    reset_templates: Annotated[
+        bool, typer.Option(help="take Fixpoint's job templates and drop what was changed in the pools' own")
+    ] = False,
     notify: Annotated[
         str | None,
         typer.Option(metavar="TYPE/NAME", help="notification block that is told of degraded and crashed runs"),
     ] = None,
 ) -> None:
     """Make, or bring up to date, the two work pools, the concurrency limit and the watch over lost runs."""
-    from flows.provision import ensure_limit, ensure_notification, ensure_pool, ensure_watch
+    from flows.provision import ensure_limit, ensure_notification, ensure_watch, plan_pool
 
-    if notify is not None:
-        with plain_errors():
+    with plain_errors():
+        changes = [
+            plan_pool(pool, kind.value, None, gpu=False, reset=reset_templates),
+            plan_pool(gpu_pool, kind.value, gpus, gpu=True, reset=reset_templates),
+        ]
+        for change in changes:
+            show_pool(change, reset_templates)
+        if dry_run:
+            return
+        if notify is not None:
             ensure_notification(notify)
-    ensure_pool(pool, kind, None, gpu=False)
-    ensure_pool(gpu_pool, kind, gpus, gpu=True)
+    for change in changes:
+        change.apply()
     ensure_limit(limit, slots or 2 * gpus)  # a shard in work, and one that is read or written, for each
     ensure_watch()
     told = f"Pools {pool} and {gpu_pool} ({kind}, {gpus} at a time); limit {limit}: {slots or 2 * gpus}."
@@ -97,6 +112,17 @@ def setup(
     console.print(
         terminal(f"Workers:  prefect worker start --pool {pool}   and   prefect worker start --pool {gpu_pool}")
     )
+
+
+def show_pool(change: PoolChange, reset: bool) -> None:
+    """What becomes of a pool, and where its template is not Fixpoint's."""
+    if not change.exists:
+        console.print(terminal(f"{change.name}: a new work pool of type {change.kind}"), highlight=False)
+    elif change.kept:
+        fate = "dropped" if reset else "kept; --reset-templates drops it"
+        console.print(terminal(f"{change.name}: what was changed in its job template is {fate}"), highlight=False)
+        for line in change.kept:
+            console.print(terminal(line), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import typer
 import yaml
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.cli.server import server_environment
-from flows.provision import filled_deployments
+from flows.provision import filled_deployments, job_template
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOYMENTS = ROOT / "deployments"
@@ -27,11 +29,6 @@ DEPLOYMENTS = ROOT / "deployments"
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     return dict(yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text()))
-
-
-@pytest.fixture(scope="module")
-def template() -> dict[str, Any]:
-    return dict(json.loads((DEPLOYMENTS / "kubernetes-job-template.json").read_text()))
 
 
 def prefects_own(kind: str) -> dict[str, Any]:
@@ -95,17 +92,35 @@ def test_serve_and_deploy_take_every_option_that_dehaze_takes(monkeypatch: pytes
     assert "tokens: no setting of dehaze" in " ".join(refused.stderr.split())
 
 
-def test_the_job_template_is_prefects_own_with_a_gpu_and_without_root(template: dict[str, Any]) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_job_is_one_that_kubernetes_takes(gpu: bool) -> None:
+    """Filled in with its defaults, and with an operator's values: by Kubernetes' own schemas, unknown fields refused."""
+    template = job_template("kubernetes", gpu=gpu)
     known, own = template["variables"]["properties"], prefects_own("kubernetes")
     assert set(own["variables"]["properties"]) <= set(known)
     assert set(own["job_configuration"]) == set(template["job_configuration"])
     assert {p.name for p in find_placeholders(template["job_configuration"])} <= set(known)
     defaults = {name: field["default"] for name, field in known.items() if "default" in field}
-    pod = apply_values(template["job_configuration"], defaults)["job_manifest"]["spec"]["template"]["spec"]
-    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["terminationGracePeriodSeconds"] >= 60
-    assert pod["restartPolicy"] == "Never"
+    given = {"image": "registry/fixpoint:0.1.0", "name": "run", "namespace": "photos", "labels": {"a": "b"},
+             "env": [{"name": "A", "value": "b"}], "command": ["prefect", "flow-run", "execute"]}  # fmt: skip
+    claim = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
+    chosen = {
+        "cpu_limit": "8",
+        "node_selector": {"gpu": "h200"},
+        "service_account_name": "runs",
+        "models_volume": claim,
+    }
+    for more in ({}, chosen):
+        job = apply_values(template["job_configuration"], defaults | given | more)["job_manifest"]
+        kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+        pod = job["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        assert container["resources"]["limits"].get("nvidia.com/gpu") == (1 if gpu else None)
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/models", "/dev/shm"}
+        assert not any(mount.get("readOnly") for mount in container["volumeMounts"])
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert (pod["restartPolicy"], job["spec"]["backoffLimit"]) == ("Never", 0)
+    assert pod["nodeSelector"] == {"gpu": "h200"}
 
 
 def test_compose_pins_images_keeps_secrets_out_and_listens_on_this_machine_only(compose: dict[str, Any]) -> None:
@@ -121,15 +136,44 @@ def test_compose_pins_images_keeps_secrets_out_and_listens_on_this_machine_only(
     assert needed == set(re.findall(r"^(\w+)=", (DEPLOYMENTS / "example.env").read_text(), re.MULTILINE))
 
 
-def test_the_image_is_pinned_does_not_run_as_root_and_leaves_weights_out() -> None:
-    lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
-    assert re.fullmatch(r"FROM python:\d+\.\d+\.\d+-\S+", next(line for line in lines if line.startswith("FROM")))
-    assert [line for line in lines if line.startswith("USER")] == ["USER 10001"]
-    assert any("pip install -c constraints.txt" in line for line in lines)
+def test_the_images_are_pinned_do_not_run_as_root_and_leave_weights_out() -> None:
+    text = (DEPLOYMENTS / "Dockerfile").read_text()
+    lines = text.splitlines()
+    assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-\S+$", text, re.MULTILINE)
+    stages = {part.split()[2]: part for part in text.split("\nFROM ")[1:]}
+    assert set(stages) == {"base", "server", "worker"}
+    assert all("USER 10001" in stages[name] and "HEALTHCHECK" in stages[name] for name in ("server", "worker"))
+    assert "torch" not in stages["server"] + stages["base"]
+    assert stages["worker"].index("-r requirements.txt") < stages["worker"].index("COPY fpcore")
+    assert all(
+        "-c constraints.txt" in line or "--no-deps" in line or "torch" in line
+        for line in lines
+        if "pip install" in line
+    )
     copied = " ".join(line for line in lines if line.startswith("COPY"))
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     assert all(package.rstrip("*") in copied for package in packages)
-    assert "huggingface-cli" not in "\n".join(lines)
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sent >= {name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()}
+
+
+def test_workers_of_compose_start_when_everything_is_set_up(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for name in ("worker", "gpu-worker"):
+        assert services[name]["depends_on"]["setup"] == {"condition": "service_completed_successfully"}
+        assert "--with-healthcheck" in services[name]["command"]
+    assert "fixpoint setup" in services["setup"]["command"][2]
+
+
+def test_commands_in_units_and_compose_are_ones_that_fixpoint_takes(compose: dict[str, Any]) -> None:
+    units = "".join(path.read_text() for path in (DEPLOYMENTS / "systemd").glob("*.service"))
+    started = re.findall(r"^ExecStart=\S+/(fixpoint .*)$", units, re.MULTILINE)
+    chained = compose["services"]["setup"]["command"][2].replace("$$GPUS", "2").split("&&")
+    assert len(started) == len(chained) == 2
+    for line in (*started, *chained):
+        _, name, *words = shlex.split(line)
+        command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+        assert command.make_context(name, words).params
 
 
 def test_a_server_on_another_port_tells_its_pages_where_the_api_is() -> None:

@@ -14,10 +14,13 @@ from uuid import UUID
 import psutil
 import pytest
 from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterName
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
+from typer.testing import CliRunner
 
+from flows.cli.app import app
 from tests.chaos.check_output import check
 from tests.photographs import write_photos
 from tests.prefect_server import background, run_worker, wait_until
@@ -119,6 +122,34 @@ def test_the_form_says_what_everything_means_and_wrong_values_are_refused(deploy
         for wrong in wrong_ones:
             with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
                 client.create_flow_run_from_deployment(deployment.id, parameters={"config": wrong})
+
+
+def test_pools_that_exist_are_respected(prefect_api: str) -> None:
+    """Another type is refused; what an operator changed is kept and shown, by --dry-run without any change."""
+    line = ["setup", "--type", "kubernetes", "--pool", "ours", "--gpu-pool", "ours-gpu"]
+    fixpoint(*line)
+    refused = CliRunner().invoke(app, ["setup", "--type", "process", "--pool", "ours"])
+    assert refused.exit_code == 2
+    assert "there is a work pool ours of type kubernetes" in " ".join(refused.stderr.split())
+
+    with get_client(sync_client=True) as client:
+        template = client.read_work_pool("ours-gpu").base_job_template
+        template["variables"]["properties"]["namespace"]["default"] = "photographs"
+        del template["variables"]["properties"]["shm_size"]["default"]  # as an earlier version may have had it
+        client.update_work_pool("ours-gpu", WorkPoolUpdate(base_job_template=template, concurrency_limit=7))
+
+        def properties() -> dict[str, Any]:
+            return client.read_work_pool("ours-gpu").base_job_template["variables"]["properties"]
+
+        told = CliRunner().invoke(app, [*line, "--dry-run"]).stderr
+        assert re.search(r'^- +"default": "default",$', told, re.MULTILINE)
+        assert re.search(r'^\+ +"default": "photographs",$', told, re.MULTILINE)
+        assert client.read_work_pool("ours-gpu").concurrency_limit == 7
+        assert CliRunner().invoke(app, line).exit_code == 0
+        assert (properties()["namespace"]["default"], properties()["shm_size"]["default"]) == ("photographs", "2Gi")
+        assert client.read_work_pool("ours-gpu").concurrency_limit == 1
+        assert CliRunner().invoke(app, [*line, "--reset-templates"]).exit_code == 0
+        assert properties()["namespace"]["default"] == "default"
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
