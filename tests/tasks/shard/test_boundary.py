@@ -82,7 +82,8 @@ def test_whatever_is_raised_over_one_photo_is_its_row(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Exception
 ) -> None:
     monkeypatch.setattr(module, name, failing(getattr(module, name), error))
-    rows = committed(photos, tmp_path / "out")
+    config = RunConfig() if name == "view_photograph" else DCP
+    rows = committed(photos, tmp_path / "out", config)
     assert {row["key"]: row["status"] for row in rows if row["status"] == "failed"} == {"bad.png": "failed"}
     bad = next(row for row in rows if row["key"] == "bad.png")
     assert bad["error_code"] == ("out-of-memory" if isinstance(error, MemoryError) else "unexpected")
