@@ -6,8 +6,10 @@ import time
 from typing import Any
 
 from prefect import get_client, get_run_logger
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled
 
 from flows.ad_hoc import with_deployment
 from flows.artifacts import Board
@@ -15,6 +17,7 @@ from flows.current import keep_current
 from flows.events import emit
 from flows.execution import Execution, judge, refuse_signature
 from flows.figures import Figures, failed_of, figures_of, own_shards, shown, warn, write_metrics
+from flows.hooks import publish_failures
 from flows.run_id import begin_run
 from flows.shards import process_shards
 from tasks.config import RunConfig, RunOrigin
@@ -26,8 +29,10 @@ from tasks.store.ledger import Ledger, RunStatus
 from tasks.store.objects import open_store
 
 
-def run_batch(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any]:
-    """Finish the open shards of earlier plans, plan what is new, finish that, report.
+def run_batch(source: str, output: str, config: RunConfig, execution: Execution) -> dict[str, Any] | State[Any]:
+    """Finish the open shards of earlier plans, plan what is new, finish that, report; the counts.
+
+    Somebody who interrupts it gets the state Cancelled.
 
     Raises TooManyFailures or Incomplete after everything that can be done is done.
     """
@@ -37,11 +42,22 @@ def run_batch(source: str, output: str, config: RunConfig, execution: Execution)
     run = begin_run(str(context.flow_run.id) if context and context.flow_run else None)
     try:
         status, errors, done = _work(source, output, config, execution.with_site_of(source), run)
+    except KeyboardInterrupt:
+        return _cancelled()
     except Exception as error:
         emit(Figures(config.operation, shown(output), run.run_id, error=str(error)), flow_run_id=run.flow_run_id)
         raise
     judge(done, status, errors, execution.max_failed_fraction)
     return {**vars(status), **done}
+
+
+def _cancelled() -> State[Any]:
+    """The end of a run that was interrupted; what is left is told as after any other end but the ordinary."""
+    state: State[Any] = Cancelled(message="Interrupted. The same run again goes on where this one left off.")
+    context = FlowRunContext.get()
+    if context and context.flow and context.flow_run:
+        publish_failures(context.flow, context.flow_run, state)
+    return state
 
 
 def _work(

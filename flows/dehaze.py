@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.batch import run_batch
 from flows.execution import Execution
@@ -21,7 +22,7 @@ from flows.hooks import HOOKS
 )
 def dehaze(
     source: str, output: str, config: DehazeSettings = NOTHING_SAID, execution: Execution = Execution()
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Dehaze every photo of ``source`` that ``output`` has no row for.
 
     Args:

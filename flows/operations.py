@@ -11,4 +11,4 @@ from flows.edit import edit
 from flows.invert import invert
 from flows.restore import restore
 
-FLOWS: dict[str, Flow[..., dict[str, Any]]] = {"dehaze": dehaze, "edit": edit, "invert": invert, "restore": restore}
+FLOWS: dict[str, Flow[..., Any]] = {"dehaze": dehaze, "edit": edit, "invert": invert, "restore": restore}

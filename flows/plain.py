@@ -46,13 +46,18 @@ def run_here(operation: str, source: str, output: str, config: RunConfig, execut
     if not wants_prefect(execution) and (done := _run_plainly(source, output, ledger, config, here)) is not None:
         return done
     from prefect import tags
+    from prefect.exceptions import CancelledRun
 
     from flows.embedded import start_once
     from flows.operations import FLOWS
 
     start_once()
     with tags("fixpoint"):
-        return FLOWS[operation](source, output, config, execution)
+        try:
+            counts: Any = FLOWS[operation](source, output, config, execution)
+        except CancelledRun:
+            raise KeyboardInterrupt from None
+    return dict(counts)
 
 
 def nothing_new(

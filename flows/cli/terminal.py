@@ -100,6 +100,9 @@ def plain_errors() -> Iterator[None]:
         stop(INCOMPLETE, str(error))
     except TooManyFailures as error:
         stop(TOO_MANY, str(error))
+    except KeyboardInterrupt:  # or Typer would say "Aborted!" and no more
+        console.print("Stopped. The same command goes on where this one left off.")
+        raise typer.Exit(INCOMPLETE) from None
     except Exception as error:
         if not isinstance(error, StoreError | ValueError) and not _is_parameter_error(error):
             raise

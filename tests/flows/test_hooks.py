@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
+
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
 from flows.dehaze import dehaze
 from flows.hooks import HOOKS
 from tasks.config import RunConfig
 from tests.flows.test_deployments import artifacts
 from tests.photographs import write_photos
+from tests.prefect_server import wait_until
 
 
 def test_a_failed_run_says_which_photos_failed_and_why(prefect_api: str, tmp_path: Path) -> None:
@@ -23,6 +31,24 @@ def test_a_failed_run_says_which_photos_failed_and_why(prefect_api: str, tmp_pat
     (failures,) = artifacts(run)["failures"]
     assert "1 of 2 photos are done, 1 failed" in failures.data
     assert "broken.jpg" in failures.data
+
+
+def test_an_interrupted_run_is_cancelled_and_says_what_is_left(prefect_api: str, tmp_path: Path) -> None:
+    """Ctrl-C in the terminal of a run that Prefect has."""
+    write_photos(tmp_path / "in", 30)
+    line = [sys.executable, "-m", "flows.cli", "dehaze", str(tmp_path / "in"), str(tmp_path / "out")]
+    line += ["--method", "dcp", "--shard-size", "1", "--no-report"]
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: list(tmp_path.glob("out/shards/*.parquet")) or run.poll() is not None, 240, "the first commit")
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=120)[1]
+    assert (run.returncode, "Stopped. The same command goes on" in said) == (3, True), said
+    with get_client(sync_client=True) as client:
+        chosen = FlowRunFilter(name=FlowRunFilterName(like_=str(tmp_path / "out")))
+        (found,) = client.read_flow_runs(flow_run_filter=chosen)
+    assert found.state_name == "Cancelled"
+    (failures,) = artifacts(found.id)["failures"]
+    assert re.search(r"\d+ of 30 shards are open", failures.data)
 
 
 def test_workers_call_hooks_by_keyword() -> None:
