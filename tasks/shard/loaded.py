@@ -27,6 +27,8 @@ class Loaded:
     source_etag: str | None = None
     """Entity tag of the version that was read."""
     photo: Photo | None = None
+    stowed: bytes | None = None
+    """The photo's file, while its pixels are given up so that many more photos can wait for the device."""
     small: npt.NDArray[np.float32] | None = None
     """(3, h, w) in [0, 1]: the photo at the model's size."""
     view: HazeView | None = None
@@ -44,4 +46,15 @@ class Loaded:
     def fail(self, failure: Failure) -> None:
         """Give up on this photo; its neighbours go on."""
         self.failure = failure
-        self.photo = self.small = self.view = self.mask = self.depth = None
+        self.photo = self.stowed = self.small = self.view = self.mask = self.depth = None
+
+    def stow(self) -> None:
+        """Keep the photo's file instead of its pixels, until it is to be written."""
+        if self.photo is not None and self.photo.file is not None and self.mask is None:
+            self.stowed = self.photo.file
+            self.photo = None
+
+    @property
+    def pixels_held(self) -> int:
+        """What is held of it in memory at its own size, in pixels of three bytes."""
+        return len(self.stowed or b"") // 3 if self.photo is None else self.photo.pixels.size // 3

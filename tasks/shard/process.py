@@ -44,6 +44,7 @@ from tasks.store.planned import PlannedPhoto, planned_photos
 
 PIXELS_IN_FLIGHT = 64_000_000
 MAX_PHOTOS = 256  # in a group, where the batch size does not say
+ENOUGH = {"cuda": 64, "cpu": 16}  # photos of a group that fill the device's batches; by reading for cuda
 LOOK_AHEAD = 4  # photos decoded ahead of the group that is being gathered
 THUMBNAIL = (192, 256)  # height and width of the row's picture where neither a model nor an estimate sets a size
 DEVICE = ThreadPoolExecutor(1, "device")
@@ -190,7 +191,7 @@ def _model_size(config: RunConfig, model: Model | None, size: tuple[int, int]) -
 
 def _pixels_held(loaded: Loaded, config: RunConfig) -> int:
     """What a decoded photo counts for, in pixels: enlarged ones are held several times over, as floats."""
-    own = 0 if loaded.photo is None else loaded.photo.pixels.size // 3
+    own = loaded.pixels_held
     return own * 4 * config.scale**2 if (config.operation, config.task) == ("restore", "super-resolution") else own
 
 
@@ -206,6 +207,13 @@ def _prefetched(rows: list[PlannedPhoto], config: RunConfig, model: Model | None
             yield future.result()
 
 
+def _enough(config: RunConfig, model: Model | None) -> int:
+    """Photos of a group that fill the device's batches; large photos then wait as files, which are decoded once more."""
+    if model is None or config.operation == "restore":  # which asks for the pixels meanwhile
+        return 0
+    return ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]
+
+
 def _groups(rows: list[PlannedPhoto], config: RunConfig, model: Model | None, access: Access) -> Iterator[Group]:
     """Photos gathered by model size, each group as large as memory allows; failures ride in a group of their own."""
     gathering: dict[tuple[int, int], Group] = {}
@@ -216,6 +224,12 @@ def _groups(rows: list[PlannedPhoto], config: RunConfig, model: Model | None, ac
         group.photos.append(loaded)
         group.pixels += _pixels_held(loaded, config)
         total = sum(g.pixels for g in gathering.values())
+        if total >= PIXELS_IN_FLIGHT and len(group.photos) < _enough(config, model):
+            for waiting in gathering.values():
+                for item in waiting.photos:
+                    item.stow()
+                waiting.pixels = sum(_pixels_held(item, config) for item in waiting.photos)
+            total = sum(g.pixels for g in gathering.values())
         if total >= PIXELS_IN_FLIGHT or len(group.photos) >= most:
             largest = max(gathering, key=lambda s: gathering[s].pixels) if total >= PIXELS_IN_FLIGHT else size
             yield gathering.pop(largest)

@@ -19,7 +19,7 @@ from fpcore.evaluation.colour_difference import ciede2000
 from fpcore.evaluation.metrics import psnr, ssim
 from fpcore.models.model import Model
 from tasks.config import RunConfig
-from tasks.photos.decode import Photo, Pixels, block_means, decode_photo
+from tasks.photos.decode import Photo, PhotoLimits, Pixels, block_means, decode_photo
 from tasks.photos.encode import INVENTED, Encoded, Provenance, as_it_was, encode_photo
 from tasks.photos.formats import PhotoError
 from tasks.shard.boundary import photo_boundary, within
@@ -51,6 +51,9 @@ class Finisher:
     def all(self, photos: list[Loaded], outcomes: list[Outcome | None]) -> None:
         """Finish each photo; one that cannot be finished fails alone. Frees the pixels."""
         for item, outcome in zip(photos, outcomes, strict=True):
+            if item.stowed is not None:
+                with photo_boundary(item, "while it was decoded once more"):
+                    item.photo = self._decoded_again(item.stowed)
             if outcome is not None and item.photo is not None:
                 item.columns = replace(outcome.columns, strength=outcome.strength)
                 if outcome.failure is not None:
@@ -61,10 +64,14 @@ class Finisher:
             if item.photo is not None:
                 height, width = item.photo.size
                 item.columns = replace(item.columns, height=height, width=width)
-            item.photo = item.small = item.view = item.mask = item.depth = None
+            item.photo = item.stowed = item.small = item.view = item.mask = item.depth = None
             item.processed_at = datetime.now(UTC)
             PROGRESS.add("photos")
             PROGRESS.add("failed", int(item.failure is not None))
+
+    def _decoded_again(self, data: bytes) -> Photo:
+        limits = PhotoLimits(max_pixels=self.config.max_pixels)
+        return within(self.config.photo_timeout, lambda: decode_photo(data, limits), "to decode")
 
     def _one(self, item: Loaded, photo: Photo, outcome: Outcome) -> None:
         """Render, encode, store and measure one photo. Raises PhotoError where it cannot be done."""

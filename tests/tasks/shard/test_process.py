@@ -1,13 +1,15 @@
 """The shard's three hands: what is read ahead comes in order, whole, and no further ahead than promised."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from fpcore.models.model import Model
 from tasks.config import RunConfig
 from tasks.photos.sources import list_photos
 from tasks.shard import process
@@ -96,3 +98,30 @@ def test_two_shards_in_one_process_take_turns_on_the_device(tmp_path: Path, monk
     assert most == [1]
     assert len(names) == 1
     assert len(set(ledger.committed())) == 2
+
+
+def test_large_photos_wait_as_files_until_the_device_has_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builtin_model: Callable[[str], Model]
+) -> None:
+    """One group instead of one for each handful of pixels, and the same pictures."""
+    source, config = tmp_path / "in", RunConfig(dehaze_variant="regenerate", num_inference_steps=2, batch_size=4)
+    write_photos(source, 3)
+    for path in [*source.iterdir()]:
+        Image.open(path).convert("RGB").resize((640, 480)).save(path.with_suffix(".jpg"))
+        path.unlink()
+    pictures, groups = list[list[bytes]](), list[int]()
+    evaluate = process.evaluate
+    monkeypatch.setattr(
+        process, "evaluate", lambda group, *rest: groups.append(len(group.photos)) or evaluate(group, *rest)
+    )
+    monkeypatch.setattr(process, "model_for", lambda config: builtin_model("haze"))
+    for most in (1 << 40, 2 * 640 * 480):
+        monkeypatch.setattr(process, "PIXELS_IN_FLIGHT", most)
+        output = tmp_path / f"out-{most}"
+        ledger = Ledger(open_store(str(output)))
+        ledger.create_run(config.identity())
+        ledger.plan_new(list_photos(str(source)), 64)
+        assert process.process_shard(str(output), config, 1, 0)["failed"] == 0
+        pictures.append([path.read_bytes() for path in sorted((output / "images").iterdir())])
+    assert groups == [3, 3]
+    assert pictures[0] == pictures[1]
