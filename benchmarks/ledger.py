@@ -1,9 +1,10 @@
 """An output of a million photos in a thousand plans and 16,000 shards: requests and processor seconds of what runs do there.
 
-    python -m benchmarks.ledger [--plans 1000] [--rows 1000] [--shards 16]
+    python -m benchmarks.ledger [--plans 1000] [--rows 1000] [--shards 16] [--to s3://bucket/prefix]
 
-Plans and commits are written as Fixpoint writes them, but quickly: straight into a folder. Requests are counted at the
-store's backend, so they are those of a bucket too; a listing counts one for each 1000 keys. Measured: a run that finds
+Plans and commits are written as Fixpoint writes them, but quickly: straight into a folder, and with ``--to`` copied from
+there. Requests are counted at the store's backend, so they are those of a bucket too; a listing counts one for each 1000
+keys. Measured: a run that finds
 nothing new, before there is a checkpoint and with one; ``status``; one shard of one photograph from first look to commit,
 without its picture; and the parent of a work pool, which looks at 8 shares of all shards every three seconds.
 """
@@ -16,6 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -91,6 +93,14 @@ def write(output: Path, config: RunConfig, plans: int, rows: int, shards: int) -
             (output / ShardId(plan, shard).key).write_bytes(parquet.encode(done, footer))
 
 
+def copy(folder: Path, to: str) -> None:
+    """Put every file of an output where it is to be measured."""
+    store = open_store(to)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda path: store.put(path.relative_to(folder).as_posix(), path.read_bytes()), files))
+
+
 def measured(name: str, requests: Counter[str], work: Callable[[], Any]) -> Any:
     """Do it, and print what it took."""
     requests.clear()
@@ -132,6 +142,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--shards", type=int, default=16)
+    parser.add_argument("--to", help="measure there instead of in the folder, for instance in a bucket")
     chosen = parser.parse_args()
     config, requests = RunConfig(), Counter[str]()
     counted = objects.open_backend
@@ -152,14 +163,17 @@ def main() -> None:
         write(output, config, chosen.plans, chosen.rows, chosen.shards)
         files = sum(1 for _ in output.rglob("*.parquet"))
         print(f"{chosen.plans * chosen.rows:,} photos, {chosen.plans:,} plans, {files - chosen.plans:,} shards")
+        where = chosen.to or str(output)
+        if chosen.to:
+            copy(output, where)
         with patch.object(objects, "open_backend", lambda *given: Counted(counted(*given), requests)):
-            measured("idle run, no checkpoint", requests, lambda: idle(str(output)))
-            measured("checkpoint", requests, lambda: Ledger(open_store(str(output))).checkpoint(always=True))
-            size = next(output.glob("checkpoints/*")).stat().st_size
-            measured(f"idle run, checkpoint of {size / 1e6:.0f} MB", requests, lambda: idle(str(output)))
-            measured("status", requests, lambda: Ledger(open_store(str(output))).status())
-            one_shard(str(output), config, Path(folder, "new"), requests)
-            looks(str(output), requests, chosen.plans, chosen.shards)
+            measured("idle run, no checkpoint", requests, lambda: idle(where))
+            measured("checkpoint", requests, lambda: Ledger(open_store(where)).checkpoint(always=True))
+            size = next(iter(open_store(where).list("checkpoints/"))).size
+            measured(f"idle run, checkpoint of {size / 1e6:.0f} MB", requests, lambda: idle(where))
+            measured("status", requests, lambda: Ledger(open_store(where)).status())
+            one_shard(where, config, Path(folder, "new"), requests)
+            looks(where, requests, chosen.plans, chosen.shards)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def deployed(
         os.environ[name] = value
     url, keys = upload(seaweedfs, tmp_path_factory.mktemp("photos"), PHOTOS)
     fixpoint("setup", "--gpus", "2")
-    settings = ["--set", "num_inference_steps=4", "--set", "batch_size=1", "--set", "shard_size=1"]
+    settings = ["--method", "words-by-place", "--steps", "4", "--batch-size", "1", "--shard-size", "1"]
     fixpoint("deploy", "--source", f"{url}/photos", "--output", f"{url}/out", "--cron", "* * * * *", *settings)
     yield url, keys
     for name in seaweedfs.env:
