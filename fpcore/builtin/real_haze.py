@@ -3,7 +3,8 @@
 The atmospheric scattering model (Koschmieder; McCartney 1976):  I = J t + A (1 − t),  t = exp(−τ).
 Depth is not known for a photograph. A plausible one is drawn: a receding ground plane and smooth bumps, constant inside
 segments of the photograph for a part (an object has one depth), smooth along its edges for the rest; the nearest part
-is often free of haze altogether; the sky is further away than everything else; some haze is even.
+is often free of haze altogether; the sky is further away than everything else; some haze is even, and some lies behind
+dark things alone, as fog behind branches.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from fpcore.builtin.rendered_haze import random_depth, sky_mask
 DEEPEST = 4.0
 """Largest optical depth: t = .018, where nothing is left to be seen."""
 SEGMENTS = 256
+BEHIND_DARK = 0.3
+"""Share of hazes that lie behind the dark things of a photograph."""
+OVERALL = 0.25
+"""Share of hazes, of the others, that begin before the nearest thing."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,25 @@ def optical_depth(clear: Tensor, segments: Tensor, generator: torch.Generator) -
     depth = (depth - free).clamp_min(0)
     even = torch.where(_chance(b, 0.5, generator), _uniform(one, 0.6, 1.1, generator).clamp_max(1), torch.zeros(one))
     depth = torch.lerp(depth, depth.mean((2, 3), keepdim=True), even)
+    depth = torch.where(_chance(b, OVERALL, generator), smooth, depth)
+    depth = torch.where(_chance(b, BEHIND_DARK, generator), behind_dark(clear, segments, smooth, generator), depth)
     far = _quantile(depth, torch.full(one, 0.9)).clamp_min(1e-3)
     sky = sky_mask(clear.mean(1, keepdim=True)) * _chance(b, 0.8, generator)
     depth = torch.maximum(depth, torch.lerp(depth, far * _uniform(one, 1.0, 2.0, generator), sky))
     transmission = _uniform(one, 0.05, 0.97, generator)
     return (-transmission.log() * depth / far).clamp(0, DEEPEST)
+
+
+def behind_dark(clear: Tensor, segments: Tensor, smooth: Tensor, generator: torch.Generator) -> Tensor:
+    """Relative depth (B, 1, H, W): 0 for the darkest part of each photograph, which stands near, more behind it."""
+    one = (len(clear), 1, 1, 1)
+    luma = clear.mean(1, keepdim=True)
+    luma = torch.lerp(luma, per_segment(luma, segments), _uniform(one, 0.0, 1.0, generator))
+    cut = _quantile(luma, _uniform(one, 0.02, 0.6, generator))
+    behind = ((luma - cut) / _uniform(one, 0.02, 0.3, generator)).clamp(0, 1)
+    span = (smooth.amax((2, 3), keepdim=True) - smooth.amin((2, 3), keepdim=True)).clamp_min(1e-3)
+    further = (smooth - smooth.amin((2, 3), keepdim=True)) / span
+    return behind * torch.lerp(torch.ones_like(further), further, _uniform(one, 0.0, 0.9, generator))
 
 
 def _quantile(x: Tensor, share: Tensor) -> Tensor:
@@ -98,10 +117,10 @@ def vary_light(clear: Tensor, generator: torch.Generator) -> Tensor:
     b, one = len(clear), (len(clear), 1, 1, 1)
     gamma = torch.exp(0.25 * torch.randn(one, generator=generator)).clamp(0.6, 1.7)
     x = clear.clamp(1e-4, 1) ** gamma
-    x = x.mean(1, keepdim=True) + (x - x.mean(1, keepdim=True)) * _uniform(one, 0.5, 1.15, generator)
+    x = x.mean(1, keepdim=True) + (x - x.mean(1, keepdim=True)) * _uniform(one, 0.65, 1.15, generator)
     x = x * torch.exp(0.06 * torch.randn((b, 3, 1, 1), generator=generator)) * _uniform(one, 0.7, 1.05, generator)
     mean = x.mean((1, 2, 3), keepdim=True)
-    return (mean + (x - mean) * _uniform(one, 0.75, 1.1, generator)).clamp(0, 1)
+    return (mean + (x - mean) * _uniform(one, 0.92, 1.15, generator)).clamp(0, 1)
 
 
 def _camera(image: Tensor, generator: torch.Generator) -> Tensor:

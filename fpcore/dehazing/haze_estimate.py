@@ -24,7 +24,6 @@ from torch import Tensor
 
 from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet, Prediction, first_airlight, pooled_airlight
 from fpcore.evaluation.clarity import local_statistics
-from fpcore.evaluation.dark_channel import dark_channel
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 WEIGHTS = Path(__file__).parent.parent / "builtin" / "haze_density.safetensors"
@@ -206,7 +205,10 @@ def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
 
 
 def _not_below_black(e: HazeEstimate) -> HazeEstimate:
-    """Thinned where the photograph would become negative: t ≥ 1 − dark channel of I/A, as J ≥ 0."""
+    """Thinned where the photograph would become negative: t ≥ 1 − min I/A over the colours, as J ≥ 0.
+
+    Each pixel by itself: over a window, as in the dark channel prior, haze would be left around what is near and dark.
+    """
     relative = e.picture / e.airlight.view(3, 1, 1)
-    most = -torch.log((1 - dark_channel(relative[None], 7)[0, 0]).clamp(0.02, 1))
+    most = -torch.log((1 - relative.amin(0)).clamp(0.02, 1))
     return HazeEstimate(e.picture, torch.minimum(e.tau, most), e.spread, e.airlight, e.evidence, e.dark, e.evaluations)

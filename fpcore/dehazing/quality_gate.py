@@ -24,10 +24,12 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY = (0.28, 0.305)
+HAZY = (0.325, 0.335)
 """Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
 MAYBE_HAZY = 0.05
 """Evidence of haze below which a photograph comes back as it is."""
+LEAST_LIGHT, DARK = 0.62, 0.3
+"""A result of a mean luma below ``DARK`` and below this share of the photograph's is what a person calls too dark."""
 GENTLE_PSNR = 31.0
 """PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
 
@@ -77,7 +79,13 @@ def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
         return Verdict(
             "gently", 0.6 * strength, f"Held back: {clipped:.0%} would turn black or white; {said}.", measures
         )
-    if strength < 1:
+    before, after = (float((luma(x) * e.evidence).sum() / e.evidence.sum().clamp_min(1)) for x in (e.picture, result))
+    if after < min(DARK, LEAST_LIGHT * before):
+        held = min(strength, (1 - LEAST_LIGHT) / (1 - after / before))
+        return Verdict(
+            "cleared" if sure == 1 else "gently", held, f"Held back, lest it turn too dark; {said}.", measures
+        )
+    if sure < 1:
         return Verdict("gently", strength, f"It may be clear or hazy, so it was changed a little: {said}.", measures)
     return Verdict("cleared", 1.0, f"Cleared: {said}.", measures)
 

@@ -30,6 +30,10 @@ GRAIN = 0.012
 """Standard deviation of luma that a flat part may show after restoration."""
 FLAT, TEXTURED = 0.006, 0.015
 """Local standard deviation of luma between which flat passes into textured, where the gain is not held back."""
+NEAR_AIRLIGHT = 0.15
+"""Difference from the airlight up to which a flat part may be haze before nothing; further off it shows something."""
+LEAST_SPREAD = 0.2
+"""Added to the network's spread of τ (in squares): what is surest may not outweigh its whole surroundings."""
 BAND_PIXELS = 1 << 16
 """Pixels processed at a time."""
 MOST_TAU = 80.0
@@ -54,12 +58,13 @@ class Restoration:
 
 def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = False) -> Restoration:
     """From an estimate and the photograph's local standard deviation of luma ``texture`` (h, w), of the estimate's size."""
-    certainty = e.evidence / e.spread.square().clamp_min(1e-4)
+    certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
     depth = fit_along_edges(e.picture, e.tau * e.evidence, certainty / certainty.mean().clamp_min(1e-6))
     textured = ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
-    most = 1 / LEAST_TRANSMISSION
+    something = ((e.picture - e.airlight.view(3, 1, 1)).abs().amax(0) / NEAR_AIRLIGHT).clamp(0, 1)
+    free, most = torch.maximum(textured, something), 1 / LEAST_TRANSMISSION
     flat_gain = (GRAIN / texture.clamp_min(1e-4)).clamp(1, most)
-    most_gain = _box((textured * most + (1 - textured) * flat_gain)[None].double(), 3)[0].float()
+    most_gain = _box((free * most + (1 - free) * flat_gain)[None].double(), 3)[0].float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, e.airlight, balance)
 
