@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.analytics.current import update_current
 from tasks.config import RunConfig
 from tasks.photos.decode import Photo
 from tasks.photos.encode import encode_photo
@@ -69,7 +70,7 @@ def urls() -> list[bytes]:
 
 @functools.cache
 def output() -> dict[str, bytes]:
-    """A small output: run.json, two plans, three commits, a checkpoint."""
+    """A small output: run.json, two plans, three commits, a checkpoint, a name given up, what is current."""
     ledger = Ledger(open_store("memory://fuzz-corpus"))
     ledger.create_run(RunConfig().identity())
     for listed in (entries(6), entries(8)):
@@ -77,6 +78,8 @@ def output() -> dict[str, bytes]:
         for shard in ledger.open_shards():
             commit(ledger, ShardId(*shard), {listed[2]["key"]: "truncated"})
     ledger.checkpoint(always=True)
+    ledger.pictures.give_up({"images/left.jpg"})
+    update_current("memory://fuzz-corpus")
     return {entry.key: ledger.store.get(entry.key) for entry in ledger.store.list()}
 
 

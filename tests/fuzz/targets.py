@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from flows.execution import Execution
 from tasks.analytics.committed import list_shards, open_output, read_shard
+from tasks.analytics.current import update_current
 from tasks.analytics.flatten import SHARD_COLUMNS, flatten_images, flatten_steps
 from tasks.config import RunConfig
 from tasks.edit_settings import blend_pair, edit_settings, own_options, read_weights
@@ -123,12 +124,16 @@ def objects(data: bytes, rng: random.Random) -> str:
         with contextlib.suppress(StoreError):
             ledger.status()
         with contextlib.suppress(StoreError):
+            ledger.pictures.put(2, "left.jpg", b"left", ".jpg")
+        with contextlib.suppress(StoreError):
+            update_current(store.location.uri)
+        with contextlib.suppress(StoreError):
             for shard in ledger.open_shards():
                 ledger.read_plan_shard(*shard)
         _read_as_tables_do(store.location.uri)
     finally:
-        for place in stored:
-            store.delete(place)
+        for entry in list(store.list()):
+            store.delete(entry.key)
     return "named" if problems else "nothing found"
 
 
