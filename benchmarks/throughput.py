@@ -288,7 +288,8 @@ def main() -> None:
         model = random_sd([SOURCE, TARGET], device=chosen.device, dtype=dtype, small=chosen.model == "sd15-small")
     else:
         model = load_model(chosen.model, device=chosen.device, torch_dtype=dtype)
-    plain = copy.deepcopy(model.unet).to(memory_format=torch.contiguous_format)
+    own = model.unet.unet if isinstance(model.unet, OnnxUNet) else model.unet
+    plain = copy.deepcopy(own).to(memory_format=torch.contiguous_format)
     peer = replace(model, unet=plain)
     if chosen.compile:
         model = replace(model, unet=Compiled(model.unet))

@@ -35,7 +35,7 @@ MODEL = Group(
 ADVANCED = Group(
     "Advanced",
     ("seed", "shard_size", "max_pixels", "photo_timeout", "on_oom", "vae_dtype", "attention", "vae_slicing", "vae_tiling",
-     "cpu_offload", "compile", "local_files_only"),
+     "cpu_offload", "compile", "onnx", "local_files_only"),
 )  # fmt: skip
 COMMON = {"pictures": PICTURES, "model": MODEL, "advanced": ADVANCED}
 

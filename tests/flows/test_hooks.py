@@ -35,7 +35,7 @@ def test_a_failed_run_says_which_photos_failed_and_why(prefect_api: str, tmp_pat
 
 def test_an_interrupted_run_is_cancelled_and_says_what_is_left(prefect_api: str, tmp_path: Path) -> None:
     """Ctrl-C in the terminal of a run that Prefect has."""
-    write_photos(tmp_path / "in", 30)
+    write_photos(tmp_path / "in", 120)
     line = [sys.executable, "-m", "flows.cli", "dehaze", str(tmp_path / "in"), str(tmp_path / "out")]
     line += ["--method", "dcp", "--shard-size", "1", "--no-report"]
     run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
@@ -48,7 +48,7 @@ def test_an_interrupted_run_is_cancelled_and_says_what_is_left(prefect_api: str,
         (found,) = client.read_flow_runs(flow_run_filter=chosen)
     assert found.state_name == "Cancelled"
     (failures,) = artifacts(found.id)["failures"]
-    assert re.search(r"\d+ of 30 shards are open", failures.data)
+    assert re.search(r"\d+ of 120 shards are open", failures.data)
 
 
 def test_workers_call_hooks_by_keyword() -> None:
