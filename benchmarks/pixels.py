@@ -43,6 +43,7 @@ STAGES = (
     ("plan the restoration", dehaze, "plan_restoration"),
     ("rest of the device's part", process, "evaluate"),
     ("render", publish, "restore"),
+    ("carry over", publish, "render"),
     ("measure clearness", publish, "told_how_clear"),
     ("encode", publish, "encode_photo"),
     ("store", Pictures, "put"),
@@ -85,7 +86,7 @@ class Clock:
     def by_stage(self, whole: float) -> dict[str, float]:
         """Stages that do not overlap, and the rest of ``whole``."""
         stages = {name: self.seconds[name] for name, *_ in STAGES if name in self.seconds}
-        stages["rest of the device's part"] -= stages["network"] + stages["plan the restoration"]
+        stages["rest of the device's part"] -= stages.get("network", 0) + stages.get("plan the restoration", 0)
         return stages | {"rest": whole - sum(stages.values())}
 
 

@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--files", type=int, help="photographs of a whole run; default: --count")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="ours with a compiled network")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=[*parts], default=[*parts])
@@ -287,9 +287,8 @@ def main() -> None:
     if chosen.model.startswith("sd15"):
         model = random_sd([SOURCE, TARGET], device=chosen.device, dtype=dtype, small=chosen.model == "sd15-small")
     else:
-        model = load_model(chosen.model, device=chosen.device, torch_dtype=dtype)
-    own = model.unet.unet if isinstance(model.unet, OnnxUNet) else model.unet
-    plain = copy.deepcopy(own).to(memory_format=torch.contiguous_format)
+        model = load_model(chosen.model, device=chosen.device, torch_dtype=dtype, onnx=False)  # as the peers are
+    plain = copy.deepcopy(model.unet).to(memory_format=torch.contiguous_format)
     peer = replace(model, unet=plain)
     if chosen.compile:
         model = replace(model, unet=Compiled(model.unet))
