@@ -17,11 +17,7 @@ BREAKS = {
     "the schedule's ψ": ("fpcore/inversion/schedule.py", "self.noise_prev * self.phi", "self.noise_prev"),
     "the certified bound flatters": ("fpcore/inversion/criteria.py", "rate / (1 - rate) * residual", "0 * residual"),
     "the quality gate is open": ("fpcore/dehazing/quality_gate.py", "if evidence < MAYBE_HAZY:", "if False:"),
-    "nothing is dehazed": (
-        "fpcore/dehazing/restore.py",
-        "share * (clear[i] - colours[i])",
-        "0 * (clear[i] - colours[i])",
-    ),
+    "nothing is dehazed": ("fpcore/dehazing/restore.py", "beyond *= gain if", "beyond *= 1 if"),
     "the edit does not follow the source": (
         "fpcore/editing/prompt_to_prompt.py",
         "if any(self.crossing):",

@@ -12,6 +12,7 @@ from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet
 from fpcore.dehazing.haze_estimate import (
     DARK_SHARE,
     WEIGHTS,
+    HazeEstimate,
     dark_percentile,
     estimate_haze,
     network_size,
@@ -189,6 +190,13 @@ def test_noise_is_not_amplified_where_there_is_nothing_else() -> None:
     done = restore(plan_restoration(estimate_haze(view), view.texture), hazy)
     assert done[20:120].mean(2).std(0).mean() < 5 * hazy[20:120].mean(2).std(0).mean()
     assert done[20:120, 20:-20].mean(2).std() / 255 < 0.05
+
+
+def test_where_no_haze_is_found_nothing_is_changed() -> None:
+    none = torch.zeros(16, 16)
+    e = HazeEstimate(torch.rand(3, 16, 16), none, none + 0.1, torch.ones(3), none + 1, 0.0, 3)
+    verdict = judge_estimate(e, e.picture)
+    assert (verdict.name, verdict.strength) == ("unchanged", 0.0)
 
 
 @pytest.mark.long
