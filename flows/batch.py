@@ -16,8 +16,9 @@ from flows.artifacts import Board
 from flows.current import keep_current
 from flows.events import emit
 from flows.execution import Execution, judge, refuse_signature
-from flows.figures import Figures, failed_of, figures_of, own_shards, shown, warn, write_metrics
+from flows.figures import Figures, failed_of, figures_of, own_shards, shown, warn
 from flows.hooks import publish_failures
+from flows.metrics import write_metrics
 from flows.run_id import begin_run
 from flows.shards import process_shards
 from tasks.config import RunConfig, RunOrigin

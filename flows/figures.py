@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from flows.totals import totals
 from tasks.report.failures import FailedPhoto, failed_photos
 from tasks.store.ledger import Ledger, RunStatus, ShardId
-from tasks.store.names import output_name
 from tasks.store.uris import parse
 from tasks.text import plain
 
-METRICS_FOLDER = "FIXPOINT_METRICS_FOLDER"
-"""Setting of the environment: a folder that the textfile collector of Prometheus' node_exporter reads."""
 MAX_WARNINGS = 20
 """Failed photos that have a line of their own in the log of a run; the others are counted."""
 MAX_FAILED = 1000
 """Failed photos of a run that are looked up."""
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,41 +102,3 @@ def warn(failed: Sequence[FailedPhoto], figures: Figures, log: logging.Logger | 
         log.warning("failed: %s (%s): %s", plain(photo.key), photo.code, plain(photo.message))
     if (more := figures.failed - len(failed[:MAX_WARNINGS])) > 0:
         log.warning("failed: %d photos more; rows with status 'failed' name them all", more)
-
-
-def write_metrics(figures: Figures) -> None:
-    """Metrics of the run for Prometheus, in the folder that the environment names; a problem there fails no run."""
-    if not (folder := os.environ.get(METRICS_FOLDER)):
-        return
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-
-    registry, label = CollectorRegistry(), {"output": figures.output, "operation": figures.operation}
-    for name, value in asdict(figures).items():
-        if name in METRICS:
-            Gauge(METRICS[name][0], METRICS[name][1], label, registry=registry).labels(**label).set(value)
-    degraded = Gauge(
-        "fixpoint_run_degraded", "1 if a photo failed or a shard is open, else 0", label, registry=registry
-    )
-    degraded.labels(**label).set(figures.degraded)
-    ended = Gauge("fixpoint_run_ended_timestamp_seconds", "when the last run ended", label, registry=registry)
-    ended.labels(**label).set_to_current_time()
-    codes = Gauge("fixpoint_run_failures", "failed photos by error code", [*label, "code"], registry=registry)
-    for code, count in figures.codes.items():
-        codes.labels(**label, code=code).set(count)
-    try:
-        write_to_textfile(str(Path(folder) / f"fixpoint-{output_name(parse(figures.output))}.prom"), registry)
-    except OSError as error:
-        log.warning("the metrics cannot be written to %s (%s): see %s", folder, error, METRICS_FOLDER)
-
-
-METRICS = {
-    "processed": ("fixpoint_run_photos", "photos of the last run"),
-    "failed": ("fixpoint_run_failed_photos", "failed photos of the last run"),
-    "evaluations": ("fixpoint_run_evaluations", "evaluations of the network in the last run"),
-    "seconds": ("fixpoint_run_seconds", "how long the last run took"),
-    "photos_in_all": ("fixpoint_photos", "photos of the output, by the newest row of each"),
-    "done_in_all": ("fixpoint_done_photos", "photos of the output that are done"),
-    "failed_in_all": ("fixpoint_failed_photos", "photos of the output that have failed last"),
-    "open_shards": ("fixpoint_open_shards", "shards that are planned and not committed"),
-}
-"""Name and meaning of the gauges, by the figure they show."""

@@ -15,7 +15,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from flows.current import keep_current
 from flows.execution import Ended, Execution, judge
-from flows.figures import failed_of, figures_of, own_shards, warn, write_metrics
+from flows.figures import failed_of, figures_of, own_shards, warn
+from flows.metrics import write_metrics
 from flows.run_id import begin_run
 from flows.totals import totals
 from tasks.config import RunConfig, RunOrigin

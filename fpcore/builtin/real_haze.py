@@ -90,8 +90,8 @@ def behind_dark(clear: Tensor, segments: Tensor, smooth: Tensor, generator: torc
     luma = torch.lerp(luma, per_segment(luma, segments), _uniform(one, 0.0, 1.0, generator))
     cut = _quantile(luma, _uniform(one, 0.02, 0.6, generator))
     behind = ((luma - cut) / _uniform(one, 0.02, 0.3, generator)).clamp(0, 1)
-    span = (smooth.amax((2, 3), keepdim=True) - smooth.amin((2, 3), keepdim=True)).clamp_min(1e-3)
-    further = (smooth - smooth.amin((2, 3), keepdim=True)) / span
+    nearest, farthest = smooth.amin((2, 3), keepdim=True), smooth.amax((2, 3), keepdim=True)
+    further = (smooth - nearest) / (farthest - nearest).clamp_min(1e-3)
     return behind * torch.lerp(torch.ones_like(further), further, _uniform(one, 0.0, 0.9, generator))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -193,15 +193,7 @@ def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
     brightest = blocks[:, blocks.sum(0).argmax()].clamp_min(0.1)
     tau = -math.log(min(max(1 - (e.dark + BLACK) / float(blocks.amax()), 0.02), 1.0))
     mean = (e.tau + EVEN_WEIGHT * weight * tau) / (1 + EVEN_WEIGHT * weight)
-    return HazeEstimate(
-        e.picture,
-        mean,
-        e.spread,
-        (e.airlight + weight * brightest) / (1 + weight),
-        e.evidence,
-        e.dark,
-        e.evaluations,
-    )
+    return replace(e, tau=mean, airlight=(e.airlight + weight * brightest) / (1 + weight))
 
 
 def _not_below_black(e: HazeEstimate) -> HazeEstimate:
@@ -211,4 +203,4 @@ def _not_below_black(e: HazeEstimate) -> HazeEstimate:
     """
     relative = e.picture / e.airlight.view(3, 1, 1)
     most = -torch.log((1 - relative.amin(0)).clamp(0.02, 1))
-    return HazeEstimate(e.picture, torch.minimum(e.tau, most), e.spread, e.airlight, e.evidence, e.dark, e.evaluations)
+    return replace(e, tau=torch.minimum(e.tau, most))

@@ -73,21 +73,23 @@ def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
     sure = min(max((evidence - low) / (high - low), 0.0), 1.0)
     change = float((result - e.picture).square().mean().sqrt())
     gentle = min(10 ** (-GENTLE_PSNR / 20) / max(change, 1e-6), 1.0)
-    strength = max(sure, gentle)
+    strength = min(max(sure, gentle), bright_enough(e, result))
     clipped = measures["clipped"]
     if clipped > CLIPPED_ABOVE:
         return Verdict(
             "gently", 0.6 * strength, f"Held back: {clipped:.0%} would turn black or white; {said}.", measures
         )
-    before, after = (float((luma(x) * e.evidence).sum() / e.evidence.sum().clamp_min(1)) for x in (e.picture, result))
-    if after < min(DARK, LEAST_LIGHT * before):
-        held = min(strength, (1 - LEAST_LIGHT) / (1 - after / before))
-        return Verdict(
-            "cleared" if sure == 1 else "gently", held, f"Held back, lest it turn too dark; {said}.", measures
-        )
     if sure < 1:
         return Verdict("gently", strength, f"It may be clear or hazy, so it was changed a little: {said}.", measures)
+    if strength < 1:
+        return Verdict("cleared", strength, f"Held back, lest it turn too dark; {said}.", measures)
     return Verdict("cleared", 1.0, f"Cleared: {said}.", measures)
+
+
+def bright_enough(e: HazeEstimate, result: Tensor) -> float:
+    """The largest strength, up to 1, at which a restoration does not turn too dark (``LEAST_LIGHT``, ``DARK``)."""
+    before, after = (float((luma(x) * e.evidence).sum() / e.evidence.sum().clamp_min(1)) for x in (e.picture, result))
+    return 1.0 if after >= min(DARK, LEAST_LIGHT * before) else (1 - LEAST_LIGHT) / (1 - after / before)
 
 
 def edit_measures(pixels: Tensor, result: Tensor) -> list[dict[str, float]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,14 +26,6 @@ pytestmark = pytest.mark.server
 DONE, PHOTOS, SHARD_SIZE = 2, 5, 3
 NEVER = 10_000
 ENDS = (signal.SIGKILL, signal.SIGCONT)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    path = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

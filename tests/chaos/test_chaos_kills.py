@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,15 +19,6 @@ from tests.chaos.tiny_job import Job
 pytestmark = pytest.mark.server
 
 PHOTOS, SHARD_SIZE = 12, 2
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder in memory where there is one: SIGKILL does not care, and a disk's flushes take most of the time."""
-    memory = Path("/dev/shm")
-    path = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-    yield path
-    shutil.rmtree(path)
 
 
 @dataclass
