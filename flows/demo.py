@@ -16,6 +16,7 @@ from rich.table import Table
 
 from flows.cli.app import run
 from fpcore.builtin.demo_photographs import write_hazy
+from tasks.analytics.committed import row_files
 from tasks.text import terminal
 
 DEFAULT = "demo/photos"
@@ -33,8 +34,8 @@ def show_results(output: str, measures: dict[str, str], title: str) -> None:
     first, second = measures.values()
     rows = duckdb.execute(
         f"""SELECT key, {first}, {second}, verdict, nfe
-        FROM read_parquet(?) WHERE status = 'ok' ORDER BY key""",  # noqa: S608
-        [f"{output}/shards/*.parquet"],
+        FROM read_parquet(?, union_by_name = true) WHERE status = 'ok' ORDER BY key""",  # noqa: S608
+        [row_files(output)],
     ).fetchall()
     table = Table("photo", *measures, "verdict", "evaluations", title=title)
     for key, *values, verdict, nfe in rows:

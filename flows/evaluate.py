@@ -16,6 +16,7 @@ from prefect import flow
 
 from flows.batch import run_batch
 from flows.execution import Execution
+from tasks.analytics.committed import row_files
 from tasks.config import DehazingMethod, RunConfig
 from tasks.text import markdown as cell
 
@@ -116,7 +117,7 @@ def evaluate_dehaze(
 def _measure(name: str, source: str, output: str, config: RunConfig, reference: str | None) -> dict[str, Any]:
     """One run and the means over its committed rows."""
     run_batch(source, output, config, Execution(reference=reference, max_failed_fraction=1.0, report=False))
-    cursor = duckdb.execute(f"SELECT {MEASURES} FROM read_parquet('{output}/shards/*.parquet')")  # noqa: S608
+    cursor = duckdb.execute(f"SELECT {MEASURES} FROM read_parquet($1, union_by_name = true)", [row_files(output)])  # noqa: S608
     names = [column[0] for column in cursor.description or []]
     return {"run": name, **dict(zip(names, cursor.fetchall()[0], strict=True))}
 
@@ -156,5 +157,6 @@ def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = Non
 
 def _committed(output: str) -> dict[str, dict[str, Any]]:
     """The finished rows of a run by key."""
-    query = f"SELECT key, output_path, haze_map FROM read_parquet('{output}/shards/*.parquet') WHERE status = 'ok'"  # noqa: S608
-    return {key: {"output_path": path, "haze_map": haze} for key, path, haze in duckdb.execute(query).fetchall()}
+    query = "SELECT key, output_path, haze_map FROM read_parquet($1, union_by_name = true) WHERE status = 'ok'"
+    found = duckdb.execute(query, [row_files(output)]).fetchall()
+    return {key: {"output_path": path, "haze_map": haze} for key, path, haze in found}

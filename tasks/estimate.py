@@ -10,7 +10,9 @@ from typing import Any
 from tasks.photos.listing import PassedOver
 from tasks.photos.sources import list_photos
 from tasks.store.access import SOURCE_ONLY, Access
+from tasks.store.compact import originals
 from tasks.store.ledger import Ledger
+from tasks.store.names import COMPACTED, IMAGES
 from tasks.store.objects import open_store
 
 
@@ -52,7 +54,9 @@ def rates_of(output: str) -> Rates:
         raise ValueError(f"{output} has no committed shard to measure: run a few hundred photos there first")
     moments = [(datetime.fromisoformat(f["started_at"]), datetime.fromisoformat(f["finished_at"])) for f in footers]
     seconds = sum((finished - started).total_seconds() for started, finished in moments)
-    pictures, parquet = (sum(e.size or 0 for e in ledger.store.list(folder)) for folder in ("images/", "shards/"))
+    pictures = sum(entry.size or 0 for entry in ledger.store.list(IMAGES))
+    parquet = sum(entry.size or 0 for folder in ("shards/", COMPACTED) for entry in ledger.store.list(folder))
+    parquet -= sum(entry.size or 0 for shard in originals(ledger) if (entry := ledger.store.stat(shard.key)))
     return Rates(seconds / rows, pictures / rows, parquet / rows, max(footer["rows"] for footer in footers))
 
 

@@ -125,19 +125,54 @@ def verify(output: Output, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def gc(output: Output, delete: Annotated[bool, typer.Option(help="remove them; otherwise only list")] = False) -> None:
+def compact(output: Output, as_json: AsJson = False) -> None:
+    """Write the rows of many small commits into few large files; nothing is removed, runs and readers may go on.
+
+    After it, `fixpoint gc --compacted` removes the commits' own objects.
+    """
+    from tasks.store.compact import compact as write_files
+    from tasks.store.ledger import Ledger
+    from tasks.store.objects import open_store
+
+    with plain_errors():
+        done = write_files(Ledger(open_store(output)))
+    if as_json:
+        emit(vars(done))
+        return
+    console.print(
+        f"{done.commits} commits of {done.rows} rows are in {done.files} new files; {done.left} wait for more.",
+        highlight=False,
+    )
+
+
+@app.command()
+def gc(
+    output: Output,
+    compacted: Annotated[
+        bool,
+        typer.Option("--compacted", help="instead: the commits' own objects that compacted files hold the rows of"),
+    ] = False,
+    delete: Annotated[bool, typer.Option(help="remove them; otherwise only list")] = False,
+) -> None:
     """List, or remove, what crashed attempts left behind. Never while a run writes there."""
+    from tasks.store.compact import originals, remove_originals
     from tasks.store.ledger import Ledger
     from tasks.store.objects import open_store
     from tasks.store.verify import gc as collect
 
     with plain_errors():
-        leftovers = collect(Ledger(open_store(output)), dry_run=not delete)
-    for entry in leftovers:
-        typer.echo(plain(entry.key))
-    console.print(
-        f"{len(leftovers)} leftovers {'removed' if delete else 'found; --delete removes them'}.", highlight=False
-    )
+        ledger = Ledger(open_store(output))
+        if compacted:
+            shards = originals(ledger)
+            found = [shard.key for shard in shards]
+            if delete:
+                remove_originals(ledger, shards)
+        else:
+            found = [entry.key for entry in collect(ledger, dry_run=not delete)]
+    for key in found:
+        typer.echo(plain(key))
+    what = "objects" if compacted else "leftovers"
+    console.print(f"{len(found)} {what} {'removed' if delete else 'found; --delete removes them'}.", highlight=False)
 
 
 @app.command()

@@ -83,9 +83,10 @@ def aggregate(
         ValueError: no output given, or an output without committed shards that can be read.
     """
     started = time.monotonic()
-    runs = _open(outputs, only)
+    damaged: dict[str, str] = {}
+    runs = _open(outputs, only, damaged)
     tables = open_output(destination)
-    unreadable: list[str] = []
+    unreadable = list(damaged.values())
     counts = [_aggregate_run(run, shards, tables, progress, unreadable) for run, shards in runs]
     new, known, images, steps = (sum(column) for column in zip(*counts, strict=True))
     names = tuple(run.run for run, _ in runs)
@@ -93,12 +94,14 @@ def aggregate(
     return AggregateSummary(tables.url, names, new, known, images, steps, seconds, tuple(unreadable))
 
 
-def _open(outputs: Sequence[str], only: Sequence[str] | None) -> list[tuple[Output, list[Shard]]]:
-    """The runs and their shards, each output once."""
+def _open(
+    outputs: Sequence[str], only: Sequence[str] | None, damaged: dict[str, str]
+) -> list[tuple[Output, list[Shard]]]:
+    """The runs and their shards, each output once; compacted files that cannot be read are named as ``damaged``."""
     if not outputs:
         raise ValueError("No output given: name at least one output folder or URL of a run.")
     named = None if only is None else [Shard(name) for name in only]
-    runs = {run.url: (run, list_shards(run) if named is None else named) for run in map(open_output, outputs)}
+    runs = {run.url: (run, list_shards(run, damaged) if named is None else named) for run in map(open_output, outputs)}
     for run, shards in runs.values():
         if not shards:
             raise ValueError(

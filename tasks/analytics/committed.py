@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.store.compacted import CompactedFiles, Place, rows_at
 from tasks.store.errors import Corrupt, NotFound, UnknownSchema
-from tasks.store.names import output_name
+from tasks.store.names import ShardId, output_name
 from tasks.store.objects import Store, open_store
 from tasks.store.schema import FOOTER_KEY, SCHEMA_VERSION, shard_schema
 from tasks.store.uris import Address
@@ -27,13 +30,14 @@ _BLOCK = 1 << 20
 """Bytes asked for at least when a column is read from a remote shard."""
 
 
-@dataclass(frozen=True)
 class Output:
     """An output root: its store, and a file system that can read parts of an object, which a store cannot."""
 
-    store: Store
-    fs: Any
-    root: str
+    def __init__(self, store: Store, fs: Any, root: str) -> None:
+        self.store, self.fs, self.root = store, fs, root
+        self.compacted = CompactedFiles(store)
+        self._row_group = functools.lru_cache(maxsize=1)(self._read_row_group)
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -49,6 +53,24 @@ class Output:
     def is_local(self) -> bool:
         """Whether it is a folder of this machine."""
         return self.store.location.scheme == "file"
+
+    def open(self, key: str) -> Any:
+        """An object as a file. Raises FileNotFoundError, or another OSError."""
+        path = f"{self.root}/{key}"
+        if self.is_local:
+            return self.fs.open(path, "rb")
+        return self.fs.open(path, "rb", cache_type="readahead", block_size=_BLOCK)
+
+    def held_rows(self, place: Place, columns: Sequence[str]) -> pa.Table:
+        """Columns of a commit in a compacted file, nulls where it lacks one. Raises Corrupt."""
+        with self._lock:  # threads that read ahead share a row group: it is read once
+            return rows_at(place, self._row_group(place.key, place.row_group, tuple(columns)), place.key)
+
+    def _read_row_group(self, key: str, number: int, columns: tuple[str, ...]) -> pa.Table:
+        with self.open(key) as file, _named(key):
+            parquet = pq.ParquetFile(file)
+            present = [name for name in columns if name in parquet.schema_arrow.names]
+            return _complete(parquet.read_row_group(number, columns=present, use_threads=False), columns)
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,8 @@ def open_output(url: str) -> Output:
     """
     store = open_store(url)
     place = store.location
-    return Output(store, _file_system(place), "/".join(part for part in (place.bucket, place.path.rstrip("/")) if part))
+    root = "/".join(part for part in (place.bucket, place.path.rstrip("/")) if part)
+    return Output(store, _file_system(place), root)
 
 
 def _file_system(place: Address) -> Any:
@@ -77,10 +100,24 @@ def _file_system(place: Address) -> Any:
     return fsspec.filesystem(place.scheme)
 
 
-def list_shards(output: Output) -> list[Shard]:
-    """All committed shards, by name; empty if the run has committed none."""
+def list_shards(output: Output, unreadable: dict[str, str] | None = None) -> list[Shard]:
+    """All committed shards, by name; empty if the run has committed none.
+
+    ``unreadable``: compacted files that cannot be read are named here instead of raising Corrupt.
+    """
     entries = ((_SHARD.fullmatch(entry.key), entry.etag) for entry in output.store.list("shards/"))
-    return sorted((Shard(match[1], etag) for match, etag in entries if match), key=lambda shard: shard.name)
+    etags = {match[1]: etag for match, etag in entries if match}
+    held = output.compacted.look(unreadable)  # after the listing: see ``tasks.store.compacted``
+    etags |= {shard.name: place.etag for shard, place in held.items()}
+    return [Shard(name, etag) for name, etag in sorted(etags.items())]
+
+
+def row_files(url: str) -> list[str]:
+    """The files of a local output that hold its committed rows, each row once, for any Parquet reader."""
+    output = open_output(url)
+    own = [shard.name for shard in list_shards(output) if _place(output, shard) is None]
+    held = sorted({place.key for place in output.compacted.places.values()})
+    return [f"{output.root}/{key}" for key in (*held, *(f"shards/{name}" for name in own))]
 
 
 def read_json(output: Output, key: str) -> dict[str, Any]:
@@ -99,7 +136,25 @@ def read_shard(output: Output, shard: Shard, columns: Sequence[str]) -> tuple[pa
         Corrupt: if it is no shard.
         UnknownSchema: if it was written by a later version.
     """
-    with _open(output, shard) as file, _named(shard):
+    if place := _place(output, shard):
+        return output.held_rows(place, columns), place.footer
+    try:
+        return _own_rows(output, shard, columns)
+    except FileNotFoundError:  # removed since it was listed
+        if place := _place(output, shard, look=True):
+            return output.held_rows(place, columns), place.footer
+        raise
+
+
+def _place(output: Output, shard: Shard, *, look: bool = False) -> Place | None:
+    """Where a compacted file holds a shard, as far as they are known."""
+    held = output.compacted.look() if look else output.compacted.places
+    one = ShardId.of(f"shards/{shard.name}")
+    return held.get(one) if one else None
+
+
+def _own_rows(output: Output, shard: Shard, columns: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
+    with output.open(f"shards/{shard.name}") as file, _named(shard.name):
         parquet = pq.ParquetFile(file)
         told = footer(parquet)
         if not isinstance(version := told.get("schema_version", SCHEMA_VERSION), int) or version > SCHEMA_VERSION:
@@ -115,12 +170,23 @@ def read_shard(output: Output, shard: Shard, columns: Sequence[str]) -> tuple[pa
 
 def read_rows(output: Output, shard: Shard, columns: Sequence[str], numbers: set[int]) -> Iterator[dict[str, Any]]:
     """The rows of a shard whose ``row`` is in ``numbers``, a few at a time: pictures never fill the memory."""
-    with _open(output, shard) as file:
+    place = _place(output, shard)
+    try:
+        file = output.open(place.key if place else f"shards/{shard.name}")
+    except FileNotFoundError:  # removed since it was listed
+        if place or not (place := _place(output, shard, look=True)):
+            raise
+        file = output.open(place.key)
+    with file:
         parquet = pq.ParquetFile(file)
-        present = [name for name in ("row", *columns) if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=16, columns=present, use_threads=False):
-            wanted = [index for index, row in enumerate(batch.column("row").to_pylist()) if row in numbers]
-            yield from batch.take(pa.array(wanted, pa.int64())).to_pylist()
+        wanted = {"plan", "shard", "row", *columns}
+        present = [name for name in parquet.schema_arrow.names if name in wanted]
+        groups = [place.row_group] if place else None
+        one = ShardId.of(f"shards/{shard.name}")
+        for batch in parquet.iter_batches(batch_size=16, row_groups=groups, columns=present, use_threads=False):
+            rows = zip(*(batch.column(name).to_pylist() for name in ("plan", "shard", "row")), strict=True)
+            found = [i for i, (plan, number, row) in enumerate(rows) if (plan, number) == one and row in numbers]
+            yield from batch.take(pa.array(found, pa.int64())).to_pylist()
 
 
 def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
@@ -133,21 +199,14 @@ def footer(parquet: pq.ParquetFile) -> dict[str, Any]:
 
 
 @contextmanager
-def _named(shard: Shard) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """What Arrow says of a damaged file becomes Corrupt; errors of the store, which have a number, stay what they are."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise Corrupt(f"{shard.name} is not a readable shard ({error}): remove it or restore it from a copy") from error
-
-
-def _open(output: Output, shard: Shard) -> Any:
-    path = f"{output.root}/shards/{shard.name}"
-    if output.is_local:
-        return output.fs.open(path, "rb")
-    return output.fs.open(path, "rb", cache_type="readahead", block_size=_BLOCK)
+        raise Corrupt(f"{name} is not a readable shard ({error}): remove it or restore it from a copy") from error
 
 
 def _complete(table: pa.Table, columns: Sequence[str]) -> pa.Table:

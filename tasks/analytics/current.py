@@ -74,6 +74,7 @@ def update_current(output: str, listed: Iterable[str] | None = None, *, pictures
     table, covered = _stored(ledger)
     plans, still_open = max(ledger.plans(), default=0), frozenset(ledger.open_shards())
     new = sorted(_committed_since(ledger, covered, plans))
+    source.compacted.look()
     for at in range(0, len(new), BATCH):
         table = _merged(table, list(_rows(source, new[at : at + BATCH])))
     if listed is not None:

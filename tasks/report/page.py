@@ -123,7 +123,7 @@ def create_paths(connection: duckdb.DuckDBPyConnection, roots: dict[str, Output]
     found = [
         {"run": run, "key": row["key"], **entry}
         for run, output in roots.items()
-        for row in _first_rows(output, only or list_shards(output))
+        for row in _first_rows(output, only or list_shards(output, {}))
         for entry in row["paths"] or ()
     ]
     connection.register("paths", pa.Table.from_pylist(found, schema=schema))

@@ -6,12 +6,14 @@
     plans/000001.parquet          photo → shard, created once
     images/…                      pictures, created once each, written before the commit that names them
     shards/000001-00012.parquet   one row a photo: THE commit, created once
+    compacted/000001.parquet      the rows of many commits, created once (see ``tasks.store.compacted``)
     given-up/…                    names of pictures that clean-up took, never used again, created once each
     checkpoints/…                 what became of every photo so far, derived: may be removed at any time
 
-All but the last are only ever created, never changed, and every create is exclusive. So any number of runs may work on
-one output, be killed at any moment and be started again: each planned row ends in exactly one committed row. A photo
-that failed can be planned again; its rows then have attempts 1, 2, ….
+All but the last are only ever created, never changed, and every create is exclusive; a commit's own object may be
+removed once a compacted file holds its rows. So any number of runs may work on one output, be killed at any moment and
+be started again: each planned row ends in exactly one committed row. A photo that failed can be planned again; its rows
+then have attempts 1, 2, ….
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import itertools
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,6 +34,7 @@ import pyarrow.compute as pc
 
 from tasks.store import parquet
 from tasks.store.claims import Claims
+from tasks.store.compacted import CompactedFiles, Place, read_footer
 from tasks.store.error_codes import NIGHTLY, RetryRule
 from tasks.store.errors import Corrupt, NotFound, UnknownSchema
 from tasks.store.facts import COUNTED, ShardFacts, facts_from, facts_of
@@ -44,8 +47,6 @@ from tasks.store.schema import PLAN, latent_shape, shard_schema
 
 PLAN_SIZE = 100_000
 """Photos in one plan at most: what planning holds in memory at a time."""
-FOOTER_TAIL = 64 * 1024
-"""Bytes read to get at a Parquet footer; ours have 10 to 20 kB."""
 READERS = 16
 FEW = 4
 """Shards that are looked up one by one rather than listed."""
@@ -79,6 +80,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.pictures = Pictures(store)
+        self.compacted = CompactedFiles(store)
         self.read_plan = functools.lru_cache(maxsize=2)(self._read_plan)
         self._plan_sizes: dict[int, dict[str, int]] = {}
         self._kept: tuple[str, History] | None = None
@@ -213,7 +215,7 @@ class Ledger:
     def _plan_counts(self, plan: int) -> dict[str, int]:
         """Rows and shards of a plan, from its footer."""
         if plan not in self._plan_sizes:
-            footer = self._footer(plan_key(plan))
+            footer = read_footer(self.store, plan_key(plan))
             counts = {name: footer.get(name) for name in ("rows", "shards")}
             if not all(isinstance(count, int) and count >= 0 for count in counts.values()):
                 name = self.store.shown(plan_key(plan))
@@ -223,23 +225,37 @@ class Ledger:
 
     # shards
 
-    def committed(self, plan: int | None = None) -> Iterator[ShardId]:
-        """Shards that are committed, of one plan or of all."""
+    def committed(self, plan: int | None = None, unreadable: dict[str, str] | None = None) -> list[ShardId]:
+        """Shards that are committed, of one plan or of all, in their order.
+
+        ``unreadable``: compacted files that cannot be read are named here instead of raising Corrupt.
+        """
+        listed = self._listed(plan)
+        held = self.compacted.look(unreadable)  # after the listing: see ``tasks.store.compacted``
+        return sorted(listed | {shard for shard in held if plan in (None, shard.plan)})
+
+    def _listed(self, plan: int | None) -> set[ShardId]:
+        """Shards that have an object of their own."""
         prefix = "shards/" if plan is None else f"shards/{plan:06d}-"
-        for entry in self.store.list(prefix):
-            if shard := ShardId.of(entry.key):
-                yield shard
+        return {shard for entry in self.store.list(prefix) if (shard := ShardId.of(entry.key))}
+
+    def _with_compacted(self, found: set[ShardId], among: Iterable[ShardId]) -> set[ShardId]:
+        """``found`` and those others ``among`` some shards that compacted files hold, looked up if there are others."""
+        missing = set(among) - found
+        return found | (missing & self.compacted.look().keys()) if missing else found
 
     def is_committed(self, shard: ShardId) -> bool:
-        """Whether a shard is committed: one request."""
-        return self.store.exists(shard.key)
+        """Whether a shard is committed: one request if it is, else two."""
+        return self._has_object(shard) or shard in self.compacted.look()
 
     def committed_among(self, shards: Iterable[ShardId]) -> set[ShardId]:
         """Those of some shards that are committed; a request for each of a few, else a listing of their plans."""
         wanted = set(shards)
         if len(wanted) <= FEW:
-            return {shard for shard in wanted if self.is_committed(shard)}
-        return wanted & self._committed_in(sorted({shard.plan for shard in wanted}), map)
+            found = {shard for shard in wanted if self._has_object(shard)}
+        else:
+            found = wanted & self._listed_in(sorted({shard.plan for shard in wanted}), map)
+        return self._with_compacted(found, wanted)
 
     def next_committed(self, shards: Sequence[ShardId]) -> set[ShardId]:
         """Those of some shards that are committed, as far as they are done about in this order.
@@ -248,17 +264,17 @@ class Ledger:
         """
         found, still_open = set[ShardId](), 0
         for shard in shards:
-            if self.is_committed(shard):
+            if self._has_object(shard):
                 found.add(shard)
             elif (still_open := still_open + 1) == FEW:
                 break
-        return found
+        return self._with_compacted(found, shards)
 
-    def _committed_in(self, plans: list[int], over: Callable[..., Iterable[set[ShardId]]]) -> set[ShardId]:
-        """The committed shards of some plans: a listing each, or one of all. ``over``: map, or that of a pool."""
+    def _listed_in(self, plans: list[int], over: Callable[..., Iterable[set[ShardId]]]) -> set[ShardId]:
+        """Shards of some plans that have an object: a listing each, or one of all. ``over``: map, or that of a pool."""
         if len(plans) > MAX_LISTED:
-            return set(self.committed())
-        return set().union(*over(lambda plan: set(self.committed(plan)), plans))
+            return self._listed(None)
+        return set().union(*over(self._listed, plans))
 
     def open_shards(self) -> list[ShardId]:
         """Shards of the plans that have no commit yet."""
@@ -270,14 +286,24 @@ class Ledger:
         planned = [ShardId(plan, n) for plan in new for n in range(counts[plan]["shards"])]
         return [shard for shard in [*base.open_shards, *planned] if shard not in done]
 
-    def _committed_since(self, base: History, new: list[int], pool: ThreadPoolExecutor) -> set[ShardId]:
+    def _committed_since(
+        self, base: History, new: list[int], pool: ThreadPoolExecutor, unreadable: dict[str, str] | None = None
+    ) -> set[ShardId]:
         """The committed shards of plans that came after a checkpoint, and those that it left open."""
         if not base.plans:
-            return set(self.committed())
+            return set(self.committed(unreadable=unreadable))
+        if not new and not base.open_shards:
+            return set()
         if len(base.open_shards) > MAX_OPEN:
-            return self._committed_in(sorted({*new, *(shard.plan for shard in base.open_shards)}), pool.map)
-        looked_up = zip(base.open_shards, pool.map(self.is_committed, base.open_shards), strict=True)
-        return {shard for shard, done in looked_up if done} | self._committed_in(new, pool.map)
+            listed = self._listed_in(sorted({*new, *(shard.plan for shard in base.open_shards)}), pool.map)
+        else:
+            looked_up = zip(base.open_shards, pool.map(self._has_object, base.open_shards), strict=True)
+            listed = {shard for shard, there in looked_up if there} | self._listed_in(new, pool.map)
+        held = self.compacted.look(unreadable)
+        return listed | {shard for shard in held if shard.plan > base.plans} | (held.keys() & set(base.open_shards))
+
+    def _has_object(self, shard: ShardId) -> bool:
+        return self.store.exists(shard.key)
 
     # history
 
@@ -299,7 +325,7 @@ class Ledger:
         base = History() if anew else self._known or self._checkpoint()
         numbers = [number for number in self.plans() if number > base.plans and number <= (plans or number)]
         with ThreadPoolExecutor(READERS) as pool:
-            done = self._committed_since(base, numbers, pool) - without
+            done = self._committed_since(base, numbers, pool, unreadable) - without
             history = base.extended(self._reopened(base, done, pool, unreadable))
             for at in range(0, len(numbers), NEWS_AT_A_TIME):
                 history = history.extended(self._new(numbers[at : at + NEWS_AT_A_TIME], done, pool, unreadable))
@@ -352,7 +378,7 @@ class Ledger:
 
     def _facts(self, shard: ShardId, plan: pa.Table | None) -> ShardFacts:
         """From the footer; from the rows where an older version did not put it there."""
-        if (facts := facts_from(self._footer(shard.key), str(self.store.shown(shard.key)))) is not None:
+        if (facts := facts_from(self.shard_footer(*shard), str(self.store.shown(shard.key)))) is not None:
             return facts
         planned = self.read_plan_shard(*shard) if plan is None else _of_shard(plan, shard.shard)
         return facts_of(self.read_shard(*shard, list(COUNTED)), planned)
@@ -424,7 +450,22 @@ class Ledger:
         outcome = self.store.put_new(ShardId(plan, shard).key, data)
         name = str(self.store.shown(ShardId(plan, shard).key))
         standing = parquet.read_footer(outcome.standing, name)
+        if outcome.won and (earlier := self._compacted_before(ShardId(plan, shard), standing)) is not None:
+            return CommitOutcome(
+                False, earlier["attempt_id"], facts_from(earlier, name) or self.facts(ShardId(plan, shard))
+            )
         return CommitOutcome(outcome.won, standing["attempt_id"], facts_from(standing, name) or facts)
+
+    def _compacted_before(self, shard: ShardId, ours: dict[str, Any]) -> dict[str, Any] | None:
+        """The footer of another attempt's commit whose object was removed because a compacted file holds its rows.
+
+        Then ours, which found the name free for that reason alone, is removed.
+        """
+        place = self.compacted.look().get(shard)
+        if place is None or place.footer.get("attempt_id") == ours["attempt_id"]:
+            return None
+        self.store.delete(shard.key)
+        return place.footer
 
     def check_shard(self, plan: int, shard: int) -> pa.Table:
         """Read a commit in full and compare its rows with the plan's; the rows.
@@ -447,11 +488,32 @@ class Ledger:
 
         Raises NotFound, Corrupt or UnknownSchema.
         """
-        return self._load(ShardId(plan, shard).key, None, columns)
+        one = ShardId(plan, shard)
+        return self._of_commit(
+            one, lambda place: self.compacted.read(place, columns), lambda: self.read_own(one, columns)
+        )
+
+    def read_own(self, shard: ShardId, columns: list[str] | None = None) -> pa.Table:
+        """As ``read_shard``, from the commit's own object even if a compacted file holds its rows."""
+        return self._load(shard.key, None, columns)
 
     def shard_footer(self, plan: int, shard: int) -> dict[str, Any]:
         """The footer of a committed shard: attempt id, counts, and what the run put there."""
-        return self._footer(ShardId(plan, shard).key)
+        one = ShardId(plan, shard)
+        return self._of_commit(one, lambda place: place.footer, lambda: read_footer(self.store, one.key))
+
+    def _of_commit(self, shard: ShardId, held: Callable[[Place], Read], own: Callable[[], Read]) -> Read:
+        """What a compacted file, as far as they are known, or else the commit's own object says."""
+        place = self.compacted.places.get(shard)
+        if place is not None:
+            return held(place)
+        try:
+            return own()
+        except NotFound:
+            place = self.compacted.look().get(shard)  # removed since we looked
+            if place is None:
+                raise
+            return held(place)
 
     def status(self, unreadable: dict[str, str] | None = None) -> RunStatus:
         """Counts, from checkpoints and footers alone. ``unreadable``: names what cannot be read instead of raising."""
@@ -471,13 +533,6 @@ class Ledger:
         except Corrupt:
             data = self.store.get(key)
         return parquet.decode(data, name, schema or parquet.stored_schema(data, name), columns)
-
-    def _footer(self, key: str) -> dict[str, Any]:
-        name = str(self.store.shown(key))
-        try:
-            return parquet.read_footer(self.store.get_tail(key, FOOTER_TAIL), name)
-        except Corrupt:
-            return parquet.read_footer(self.store.get(key), name)
 
 
 def _or_named(

@@ -1,4 +1,4 @@
-"""Where plans, commits and checkpoints lie in an output."""
+"""Where plans, commits, compacted files and checkpoints lie in an output."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from tasks.store.uris import Address
 IMAGES = "images/"
 GIVEN_UP = "given-up/"
 """Folder of the names that no picture may have any more."""
+COMPACTED = "compacted/"
+"""Folder of the files that hold the rows of many commits."""
 
 _PLAN = re.compile(r"plans/(\d{6,})\.parquet")
 _SHARD = re.compile(r"shards/(\d{6,})-(\d{5,})\.parquet")
+_COMPACTED = re.compile(r"compacted/(\d{6,})\.parquet")
 _CHECKPOINT = re.compile(r"checkpoints/\d{6,}-\d{8,}\.parquet")
 
 
@@ -60,8 +63,18 @@ def plan_numbers(keys: Iterable[str]) -> list[int]:
 
 
 def is_known(key: str) -> bool:
-    """Whether a plan or a commit may have this key."""
-    return bool(_PLAN.fullmatch(key) or _SHARD.fullmatch(key))
+    """Whether a plan, a commit or a compacted file may have this key."""
+    return any(form.fullmatch(key) for form in (_PLAN, _SHARD, _COMPACTED))
+
+
+def compacted_key(number: int) -> str:
+    """Key of a compacted file."""
+    return f"{COMPACTED}{number:06d}.parquet"
+
+
+def compacted_numbers(keys: Iterable[str]) -> list[int]:
+    """Numbers of the compacted files among the objects of compacted/, ascending."""
+    return sorted(int(match.group(1)) for key in keys if (match := _COMPACTED.fullmatch(key)))
 
 
 def checkpoint_key(plans: int, shards: int) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -24,19 +25,25 @@ def encode(table: pa.Table, footer: dict[str, Any], row_group_size: int | None =
     zstd; float32 and float64 byte-stream-split; text by dictionary; statistics of each page, so that a reader can pass
     over pages; ``footer`` as JSON under ``FOOTER_KEY``.
     """
+    return encode_groups([table], footer, row_group_size)
+
+
+def encode_groups(tables: Sequence[pa.Table], footer: dict[str, Any], row_group_size: int | None = None) -> bytes:
+    """Write tables of one schema as one Parquet object like ``encode``; each begins a row group of its own."""
     placeholder = secrets.token_hex(32)
-    dictionary, split = _encodings(table.schema)
+    dictionary, split = _encodings(tables[0].schema)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
-        table.schema,
+        tables[0].schema,
         compression="zstd",
         use_dictionary=list(dictionary),
         use_byte_stream_split=list(split),
         write_page_checksum=True,
         write_page_index=True,
     ) as writer:
-        writer.write_table(table, row_group_size)
+        for table in tables:
+            writer.write_table(table, row_group_size)
         body = json.dumps({"schema_version": SCHEMA_VERSION, **footer}, sort_keys=True, ensure_ascii=False)
         writer.add_key_value_metadata({FOOTER_KEY: body.encode(), DIGEST_KEY: placeholder.encode()})
     data: bytes = sink.getvalue().to_pybytes()
@@ -112,13 +119,23 @@ def decode(data: bytes, name: str, schema: pa.Schema, columns: list[str] | None 
     """
     check(data, name)
     read_footer(data, name)
+    return read_table(data, name, schema, columns)
+
+
+def read_table(
+    data: bytes, name: str, schema: pa.Schema, columns: Sequence[str] | None = None, row_group: int | None = None
+) -> pa.Table:
+    """As ``decode``, of an object whose digest was compared already; of one row group, or of all.
+
+    Raises Corrupt.
+    """
     wanted = [field for field in schema if columns is None or field.name in columns]
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         present = [field.name for field in wanted if field.name in file.schema_arrow.names]
-        table = file.read(columns=present)
+        table = file.read(columns=present) if row_group is None else file.read_row_group(row_group, columns=present)
         return conform(table, pa.schema(wanted))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, IndexError) as error:
         raise Corrupt(f"{name} cannot be read ({error}): restore it from a copy") from error
 
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.store.backends import TEMPORARY
+from tasks.store.compact import check_original, originals
 from tasks.store.errors import NotFound, StoreError
 from tasks.store.ledger import READERS, Ledger, ShardId
-from tasks.store.names import GIVEN_UP, IMAGES, is_known, plan_key
+from tasks.store.names import COMPACTED, GIVEN_UP, IMAGES, is_known, plan_key
 from tasks.store.objects import Entry, Store
 
 
@@ -31,7 +32,7 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
     """Everything that is wrong with an output; nothing if each planned photo has one row and no bit differs.
 
     Reads every object in full: run.json, plans and shards against their own digests and Parquet page checksums,
-    rows against plans, pictures against the digests their rows record.
+    rows against plans, compacted files against the commits' own objects, pictures against the digests their rows record.
     """
     yield from _attempt("run.json", ledger.run)
     plans = ledger.plans()
@@ -40,7 +41,9 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
     expected: set[ShardId] = set()
     for plan in plans:
         yield from _attempt(plan_key(plan), functools.partial(_add_shards, ledger, plan, expected))
-    done = set(ledger.committed())
+    damaged: dict[str, str] = {}
+    done = set(ledger.committed(unreadable=damaged))
+    yield from (Problem(key, message) for key, message in damaged.items())
     for shard in sorted(expected - done):
         yield Problem(shard.key, "This shard is not committed: run the same command again to finish it")
     for shard in sorted(done - expected):
@@ -48,10 +51,12 @@ def verify(ledger: Ledger) -> Iterator[Problem]:
     with ThreadPoolExecutor(READERS) as pool:
         for shard in sorted(done & expected):
             yield from _check_shard(ledger, shard, pool)
+    for shard in originals(ledger):
+        yield from _attempt(shard.key, functools.partial(check_original, ledger, shard))
     yield from _attempt(GIVEN_UP, ledger.pictures.given_up)
     for entry in ledger.store.list("checkpoints/"):
         yield from _attempt(entry.key, functools.partial(_check_checkpoint, ledger, entry.key))
-    for folder in ("plans/", "shards/"):
+    for folder in ("plans/", "shards/", COMPACTED):
         for entry in ledger.store.list(folder):
             if not (is_known(entry.key) or _is_leftover(entry.key, set())):
                 yield Problem(entry.key, "Fixpoint writes no object of this name: remove it, or keep it elsewhere")

@@ -61,9 +61,17 @@ def check(url, partial=False, seen=None, expected_keys=None):
         if not whole:
             bad.append("not verifiable: run.json is broken or does not match its digest")
     planned = Counter((int(n[:6]), r["shard"], r["row"], r["key"]) for n in plans for r in rows(f"plans/{n}"))
-    found = [(name, row) for name in shards for row in rows(f"shards/{name}")]
+    held = [
+        (f"{r['plan']:06d}-{r['shard']:05d}.parquet", r) for n in names("compacted") for r in rows(f"compacted/{n}")
+    ]
+    places = {name for name, _ in held}
+    own = [(name, row) for name in shards for row in rows(f"shards/{name}")]
+    bad += [f"not immutable: {n} differs from its compacted file" for n, r in own if n in places and (n, r) not in held]
+    found = held + [(name, row) for name, row in own if name not in places]
     committed = Counter((r["plan"], r["shard"], r["row"], r["key"]) for _, r in found)
-    due = Counter(p for p in planned if f"{p[0]:06d}-{p[1]:05d}.parquet" in shards) if partial else planned
+    due = (
+        Counter(p for p in planned if f"{p[0]:06d}-{p[1]:05d}.parquet" in places | set(shards)) if partial else planned
+    )
     bad += [f"not complete: {row} has no row" for row in due - committed]
     bad += [f"not once: {row}" for row in committed - due]
     for name, row in found:
@@ -75,8 +83,10 @@ def check(url, partial=False, seen=None, expected_keys=None):
             bad.append(f"not verifiable: {path} differs from the digest in its row")
     if expected_keys is not None and Counter(key for *_, key in planned.elements()) != Counter(expected_keys):
         bad.append(f"not once: {planned.total()} photos planned, {len(expected_keys)} given")
-    if shards and not bad and not url.startswith("s3://"):  # what a reader without any library of ours sees
-        if duckdb.sql(f"SELECT count(*) FROM read_parquet('{root}/shards/*.parquet')").fetchall() != [(len(found),)]:
+    if found and not bad and not url.startswith("s3://"):  # what a reader without any library of ours sees
+        files = [f"{root}/compacted/{n}" for n in names("compacted")] + [f"{root}/shards/{n}" for n in shards]
+        once = f"SELECT DISTINCT plan, shard, row FROM read_parquet({files}, union_by_name = true)"
+        if duckdb.sql(f"SELECT count(*) FROM ({once})").fetchall() != [(len(found),)]:
             bad.append("not exclusive: a plain Parquet reader sees other rows")
     return bad
 

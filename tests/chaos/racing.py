@@ -74,7 +74,10 @@ def pause(job: dict[str, Any], at: int, work: str) -> int | None:
     return child if os.WIFSTOPPED(status) else None
 
 
-WORK = {"run": tiny_job.run, "gc": tiny_job.clean_up, "gc that deletes at once": mutants.delete_at_once}
+WORK = {
+    "run": tiny_job.run, "gc": tiny_job.clean_up, "compact": tiny_job.compact_all,
+    "gc that deletes at once": mutants.delete_at_once,
+}  # fmt: skip
 
 
 def reap(child: int, flags: int) -> int | None:

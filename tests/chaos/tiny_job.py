@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.store.backends import S3Backend
+from tasks.store.compact import compact, originals, remove_originals
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tasks.store.retry import RetryPolicy
@@ -94,6 +95,13 @@ def run(job: Job, work: Callable[[Ledger, ShardId, Job], None] = work, policy: R
 def clean_up(job: Job) -> None:
     """``fixpoint gc --delete``."""
     gc(Ledger(open_store(job.output, QUICK)), dry_run=False)
+
+
+def compact_all(job: Job) -> None:
+    """``fixpoint compact``, then ``fixpoint gc --compacted --delete``."""
+    ledger = Ledger(open_store(job.output, QUICK))
+    compact(ledger, least=1, most=2)
+    remove_originals(ledger, originals(ledger))
 
 
 class Killer:

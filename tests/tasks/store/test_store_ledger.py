@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.store import errors, ledger, parquet
+from tasks.store import compacted, errors, parquet
 from tasks.store.ledger import Ledger, ShardId
 from tasks.store.objects import open_store
 from tasks.store.record import canonical, digest_of
@@ -483,5 +483,5 @@ def test_a_clock_that_jumps_changes_no_outcome(empty: Ledger, monkeypatch: pytes
 def test_footers_fit_into_the_tail_that_is_read(output: Path) -> None:
     for path in output.glob("*/*.parquet"):
         data = path.read_bytes()
-        assert int.from_bytes(data[-8:-4], "little") + 8 < ledger.FOOTER_TAIL / 2
-        assert parquet.read_footer(data[-ledger.FOOTER_TAIL :], path.name)["schema_version"] == 1
+        assert int.from_bytes(data[-8:-4], "little") + 8 < compacted.FOOTER_TAIL / 2
+        assert parquet.read_footer(data[-compacted.FOOTER_TAIL :], path.name)["schema_version"] == 1

@@ -162,13 +162,13 @@ class Stale(Ledger):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self._plans, self._shards = super().plans(), set(super().committed())
+        self._plans, self._shards = super().plans(), super()._listed(None)
 
     def plans(self) -> list[int]:
         return self._plans
 
-    def committed(self, plan: int | None = None) -> Iterable[ShardId]:  # type: ignore[override]
-        return (shard for shard in self._shards if plan in (None, shard.plan))
+    def _listed(self, plan: int | None) -> set[ShardId]:
+        return {shard for shard in self._shards if plan in (None, shard.plan)}
 
 
 def test_a_run_that_sees_the_listing_of_yesterday_plans_nothing_twice(ledger: Ledger) -> None:
