@@ -127,7 +127,7 @@ def test_compose_pins_images_keeps_secrets_out_and_listens_on_this_machine_only(
     services = compose["services"]
     assert {"postgres", "redis", "server", "services", "worker", "gpu-worker", "s3"} <= set(services)
     for name, service in services.items():
-        assert re.search(r":\d[\w.-]*$", service["image"]), f"{name}: image without a version"
+        assert re.search(r":\d[\w.-]*(@sha256:[0-9a-f]{64})?$", service["image"]), f"{name}: image without a version"
         assert set(service.get("depends_on", {})) <= set(services)
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
         secrets = [v for k, v in service.get("environment", {}).items() if re.search("PASSWORD|SECRET|_KEY", k)]
@@ -139,7 +139,7 @@ def test_compose_pins_images_keeps_secrets_out_and_listens_on_this_machine_only(
 def test_the_images_are_pinned_do_not_run_as_root_and_leave_weights_out() -> None:
     text = (DEPLOYMENTS / "Dockerfile").read_text()
     lines = text.splitlines()
-    assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-\S+$", text, re.MULTILINE)
+    assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     stages = {part.split()[2]: part for part in text.split("\nFROM ")[1:]}
     assert set(stages) == {"base", "server", "worker"}
     assert all("USER 10001" in stages[name] and "HEALTHCHECK" in stages[name] for name in ("server", "worker"))
@@ -155,6 +155,62 @@ def test_the_images_are_pinned_do_not_run_as_root_and_leave_weights_out() -> Non
     assert all(package.rstrip("*") in copied for package in packages)
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sent >= {name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()}
+
+
+OWN = ("fixpoint:", "fixpoint-server:", "fixpoint-ray:", "registry/")
+"""Images that are built from these files, or named by whoever builds them."""
+
+
+def test_every_image_of_others_is_pinned_by_its_digest_or_an_argument(compose: dict[str, Any]) -> None:
+    used = {service["image"] for service in compose["services"].values()}
+    for path in DEPLOYMENTS.glob("Dockerfile*"):
+        text = path.read_text()
+        stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+        arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text.partition("\nFROM ")[0], re.MULTILINE))
+        for image in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
+            used |= set() if image in stages else {arguments[image.strip("${}")] if image[0] == "$" else image}
+    foreign = {image for image in used if not image.startswith(OWN)}
+    assert {image.partition(":")[0] for image in foreign} == {"python", "postgres", "redis", "chrislusf/seaweedfs"}
+    assert [image for image in foreign if not re.search(r":\d\S*@sha256:[0-9a-f]{64}$", image)] == []
+
+
+RAY_JOB: dict[str, type] = {
+    "entrypoint": str, "shutdownAfterJobFinishes": bool, "ttlSecondsAfterFinished": int, "backoffLimit": int,
+    "rayClusterSpec": dict,
+}  # fmt: skip
+RAY_CLUSTER: dict[str, type] = {"rayVersion": str, "headGroupSpec": dict, "workerGroupSpecs": list}
+RAY_HEAD: dict[str, type] = {"rayStartParams": dict, "template": dict}
+RAY_WORKERS: dict[str, type] = RAY_HEAD | {"groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int}
+"""Fields of ray.io/v1 with their types (KubeRay, ray-operator/apis/ray/v1), as far as the job uses them."""
+
+
+def has_just(given: dict[str, Any], fields: dict[str, type]) -> None:
+    """Each field of its type, and no other: the API server drops unknown ones without a word."""
+    assert {name: type(value) for name, value in given.items()} == fields
+
+
+def test_the_ray_job_is_one_that_kuberay_takes() -> None:
+    job = yaml.safe_load((DEPLOYMENTS / "kuberay-job.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    has_just(job["spec"], RAY_JOB)
+    has_just(cluster, RAY_CLUSTER)
+    has_just(cluster["headGroupSpec"], RAY_HEAD)
+    (workers,) = cluster["workerGroupSpecs"]
+    has_just(workers, RAY_WORKERS)
+    for group, gpus in ((cluster["headGroupSpec"], None), (workers, 1)):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, **group["template"]}
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+        (container,) = pod["spec"]["containers"]
+        assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
+        assert {mount["name"] for mount in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    pinned = (ROOT / "constraints.txt").read_text()
+    assert f"ray=={cluster['rayVersion']}\n" in pinned, "head, workers and driver are of one version"
+    _, name, *words = shlex.split(job["spec"]["entrypoint"])
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert "runner=ray" in str(command.make_context(name, words).params)
 
 
 def test_workers_of_compose_start_when_everything_is_set_up(compose: dict[str, Any]) -> None:
