@@ -61,6 +61,8 @@ METHODS: dict[str, tuple[Make, bool]] = {
     "aidi": (lambda tol: method("aidi", tolerance=tol), True),
     "renoise": (lambda tol: method("renoise"), False),
     "renoise-sd": (lambda tol: method("renoise-sd"), False),
+    "renoise-regularised": (lambda tol: method("renoise-regularised"), False),
+    "renoise-sd-regularised": (lambda tol: method("renoise-sd-regularised"), False),
     "easyinv": (lambda tol: method("easyinv"), False),
     "easyinv-sdxl": (lambda tol: method("easyinv-sdxl"), False),
     "spdinv": (lambda tol: method("spdinv"), False),

@@ -4,7 +4,8 @@
     python -m benchmarks.mutants --only step guidance --save mutants.jsonl
 
 Each mutant replaces one piece of source text in memory, in a process of its own, and runs the tests named beside it. It
-is killed if a test fails. Survivors are printed; the exit code is 1 if fewer than 95 % are killed.
+is killed if a test fails: the short tests are tried first, and the first failure ends it. The tests must pass without a
+mutant. Counts and survivors are printed; the exit code is 1 if fewer than 95 % are killed.
 """
 
 # ruff: noqa: E501 (a mutant is a line)
@@ -18,19 +19,30 @@ import importlib.util
 import io
 import json
 import os
+import resource
+import signal
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
+PRELOADED = {
+    "torch": (),
+    "hypothesis": (),
+    "pytest": (),
+    "diffusers": ("AutoencoderKL", "DDIMScheduler", "FlowMatchEulerDiscreteScheduler", "UNet2DConditionModel"),
+    "transformers": ("CLIPTextModel", "CLIPTokenizer"),
+}
+"""What the tests import and no mutant changes; diffusers and transformers read a class when it is asked for."""
 INVERSION, EDITING = "tests/fpcore/inversion", "tests/fpcore/editing"
 PEERS, INVERT, SCHEDULE = f"{INVERSION}/test_peers.py", f"{INVERSION}/test_invert.py", f"{INVERSION}/test_schedule.py"
 BOUND, SOLVERS, BELM = f"{INVERSION}/test_path_bound.py", f"{INVERSION}/test_solvers.py", f"{INVERSION}/test_belm.py"
 STATUSES, SPECULATIVE = f"{INVERSION}/test_statuses.py", f"{INVERSION}/test_speculative_steps.py"
 GUIDANCE, ALIGNMENT = f"{EDITING}/test_guidance.py", f"{EDITING}/test_token_alignment.py"
+RENOISE = f"{INVERSION}/test_renoise.py"
 ATTENTION, EDIT, OOM = f"{EDITING}/test_attention.py", f"{EDITING}/test_edit.py", f"{INVERSION}/test_oom.py"
 
 
@@ -110,7 +122,7 @@ MUTANTS = [
     *_of(
         "inversion.methods", (PEERS,),
         ("late=Rounds(rounds, 8, 10)", "late=Rounds(rounds, 7, 10)"),
-        ("early=Rounds(min(5, rounds), 0, 5)", "early=Rounds(min(6, rounds), 0, 5)"),
+        ("early = Rounds(min(5, rounds), 0, 5)", "early = Rounds(min(6, rounds), 0, 5)"),
         ("Blend(eta=0.8, start=0.85, length=0.1)", "Blend(eta=0.7, start=0.85, length=0.1)"),
         ("    eta: float = 0.5\n", "    eta: float = 0.6\n"),
     ),
@@ -134,6 +146,20 @@ MUTANTS = [
         ("LEARNING_RATE = 1e-3", "LEARNING_RATE = 2e-3"),
         ("optimiser.zero_grad()", "pass"),
         ("and float(last[k]) >= THRESHOLD]", "]"),
+    ),
+    *_of(
+        "inversion.renoise", (RENOISE,),
+        ("ROUNDS, ROLLS = 4, 5", "ROUNDS, ROLLS = 3, 5"),
+        ("if reference is not None and k >= plan.first:", "if reference is not None and k > plan.first:"),
+        ("towards.clamp(-CLIP, CLIP)", "towards.clamp(-1, 1)"),
+        ("self._regularised(total / averaged, reference, rows)", "total / averaged"),
+        ("total += noise if plan.first <= k < plan.end else 0", "total += noise if plan.first <= k <= plan.end else 0"),
+        ("float(self.schedule.noise[step]) * noise", "noise"),
+    ),
+    *_of(
+        "inversion.stepwise", (RENOISE, f"{INVERT}::test_a_poisoned_row_leaves_the_others_bit_identical"),
+        ("z = where_row(sound & (worst[at] < Status.NONFINITE).to(sound.device), found, z)", "z = found"),
+        ("trajectory[rows, step + 1 :] = z[:, None]", "trajectory[rows, step + 2 :] = z[:, None]"),
     ),
     *_of(
         "inversion.flow_samplers", (PEERS,),
@@ -217,19 +243,55 @@ def misplaced() -> list[Mutant]:
     return [m for m in MUTANTS if source_of(m).read_text().count(m.old) != 1]
 
 
-def survives(mutant: Mutant | None) -> bool:
-    """Whether the tests pass in spite of the mutant, in a child process; without one, whether they pass at all."""
+def passes(tests: tuple[str, ...], mutant: Mutant | None = None, limit: float = float("inf")) -> tuple[bool, float]:
+    """Whether the tests pass, with the mutant if there is one, in a child process, and the processor seconds they took.
+
+    The long tests come last. Tests that take more than ``limit`` processor seconds fail: a mutant may loop for ever.
+    Raises RuntimeError if pytest itself does not work.
+    """
     child = os.fork()
     if child == 0:
-        import pytest
+        _run_tests(tests, mutant, limit)
+    _, status, usage = os.wait4(child, 0)
+    code, seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+    if code not in (0, 1, 2, -signal.SIGXCPU):  # 2: a test file could not even be read
+        raise RuntimeError(f"pytest ended with {code} on {' '.join(tests)}")
+    return code == 0, seconds
 
-        tests = mutant.tests if mutant else tuple(dict.fromkeys(test for m in MUTANTS for test in m.tests))
-        if mutant:
-            sys.meta_path.insert(0, Finder(mutant))
+
+def _run_tests(tests: tuple[str, ...], mutant: Mutant | None, limit: float) -> NoReturn:
+    """In the child: pytest until the first failure, and away."""
+    import pytest
+
+    if limit < float("inf"):
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, resource.RLIM_INFINITY))
+    if mutant:
+        sys.meta_path.insert(0, Finder(mutant))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-o", "timeout=0"]
+    for kind in ("not long and not chaos", "long and not chaos"):
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *tests])
-        os._exit(int(code))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            code = pytest.main([*options, "-m", kind, *tests])
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            os._exit(int(code))
+    os._exit(0)
+
+
+def chosen_mutants(only: list[str], known: list[dict[str, Any]]) -> list[Mutant]:
+    """Those of modules that ``only`` names, all without it, but for what is known already."""
+    seen = {(row["module"], row["old"], row["new"]) for row in known}
+    asked = [m for m in MUTANTS if not only or any(part in m.module for part in only)]
+    return [m for m in asked if (m.module, m.old, m.new) not in seen]
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Counts by module, and the survivors."""
+    lines = ["| module | mutants | killed |", "|---|---|---|"]
+    for module in dict.fromkeys(row["module"] for row in rows):
+        killed = [row["killed"] for row in rows if row["module"] == module]
+        lines.append(f"| {module.removeprefix('fpcore.')} | {len(killed)} | {sum(killed)} |")
+    lines.append(f"| all | {len(rows)} | {sum(row['killed'] for row in rows)} |")
+    survivors = [f"survived: {row['module']}: {row['old']} → {row['new']}" for row in rows if not row["killed"]]
+    return "\n".join([*lines, *survivors])
 
 
 def main() -> None:
@@ -242,33 +304,28 @@ def main() -> None:
         sys.exit("\n".join(f"not exactly once in {m.module}: {m.old!r}" for m in wrong))
     os.environ.setdefault("HYPOTHESIS_PROFILE", "quick")
     os.chdir(ROOT)
-    for library in ("torch", "diffusers", "transformers"):  # loaded once, before the children are forked
-        importlib.import_module(library)
-    known = (
-        [json.loads(line) for line in chosen.save.read_text().splitlines()]
-        if chosen.save and chosen.save.exists()
-        else []
-    )
-    seen = {(row["module"], row["old"]) for row in known}
-    for mutant in MUTANTS:
-        if (chosen.only and not any(part in mutant.module for part in chosen.only)) or (
-            mutant.module,
-            mutant.old,
-        ) in seen:
-            continue
-        began = time.perf_counter()
-        row = {"module": mutant.module, "old": mutant.old, "new": mutant.new, "killed": not survives(mutant)}
-        known.append(row | {"seconds": round(time.perf_counter() - began, 1)})
-        print(json.dumps(known[-1], ensure_ascii=False), flush=True)
+    for library, classes in PRELOADED.items():  # once, before the children are forked
+        module = importlib.import_module(library)
+        for name in classes:
+            getattr(module, name)
+    exists = chosen.save and chosen.save.exists()
+    rows = [json.loads(line) for line in chosen.save.read_text().splitlines()] if exists else []
+    mutants = chosen_mutants(chosen.only, rows)
+    usual: dict[tuple[str, ...], float] = {}
+    for tests in dict.fromkeys(m.tests for m in mutants):
+        sound, usual[tests] = passes(tests)
+        if not sound:
+            sys.exit(f"these tests fail without any mutant: {' '.join(tests)}")
+    for mutant in mutants:
+        survived, seconds = passes(mutant.tests, mutant, limit=3 * usual[mutant.tests] + 10)
+        row = {"module": mutant.module, "old": mutant.old, "new": mutant.new, "killed": not survived}
+        rows.append(row | {"processor_seconds": round(seconds, 1)})
+        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
         if chosen.save:
             with chosen.save.open("a") as lines:
-                lines.write(json.dumps(known[-1], ensure_ascii=False) + "\n")
-    killed = sum(row["killed"] for row in known)
-    print(f"{killed} of {len(known)} killed")
-    for row in known:
-        if not row["killed"]:
-            print(f"survived: {row['module']}: {row['old']} → {row['new']}")
-    sys.exit(killed < 0.95 * len(known))
+                lines.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
+    print(summary(rows))
+    sys.exit(sum(row["killed"] for row in rows) < 0.95 * len(rows))
 
 
 if __name__ == "__main__":

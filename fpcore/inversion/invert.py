@@ -18,11 +18,12 @@ from fpcore.inversion.criteria import Status
 from fpcore.inversion.methods import Method
 from fpcore.inversion.path_bound import path_bound
 from fpcore.inversion.records import Recorder
+from fpcore.inversion.renoise import invert_renoise
 from fpcore.inversion.result import Cancelled as Cancelled
 from fpcore.inversion.result import Inversion as Inversion
 from fpcore.inversion.result import Predict as Predict
 from fpcore.inversion.schedule import Schedule
-from fpcore.inversion.solvers import GradientDescent
+from fpcore.inversion.solvers import Averaging, GradientDescent
 from fpcore.inversion.spdinv import invert_spd
 from fpcore.inversion.step import compact_slots, constants, empty_state, insert_slots, take_step
 
@@ -61,7 +62,15 @@ def invert(
         The inverted latents and every step's record. The verdicts are the one device-to-host transfer of a call.
     """
     if isinstance(method.solver, GradientDescent):
-        return invert_spd(predict, schedule, z0, batch_size=batch_size, keep_trajectory=keep_trajectory)
+        return invert_spd(
+            predict, schedule, z0, batch_size=batch_size, keep_trajectory=keep_trajectory,
+            on_images_done=on_images_done, should_stop=should_stop,
+        )  # fmt: skip
+    if isinstance(method.solver, Averaging) and method.solver.regularised:
+        return invert_renoise(
+            predict, schedule, z0, method.solver, batch_size=batch_size, seeds=seeds, keep_trajectory=keep_trajectory,
+            on_images_done=on_images_done, should_stop=should_stop,
+        )  # fmt: skip
     walked, original = schedule.take(schedule.real), schedule.real.numpy()
     count, steps, k = len(z0), len(walked), method.paths
     slots = max(1, min(batch_size, count))

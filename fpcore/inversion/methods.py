@@ -16,8 +16,8 @@ from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, GradientDes
 
 Guess = Literal["previous", "last", "extrapolated"]
 MethodName = Literal[
-    "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd", "easyinv", "easyinv-sdxl",
-    "spdinv",
+    "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd",
+    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv",
 ]  # fmt: skip
 
 
@@ -51,10 +51,11 @@ class Renoised:
         return self.averaging.finished(Position(m.iteration, m.timestep))
 
 
-def renoise(rounds: int) -> Averaging:
+def renoise(rounds: int, *, regularised: bool = False) -> Averaging:
     """The released plan for that many renoising steps: the last two of nine are averaged, and below timestep 250 the
     first five of at most six."""
-    return Averaging(late=Rounds(rounds, 8, 10), early=Rounds(min(5, rounds), 0, 5))
+    early = Rounds(min(5, rounds), 0, 5)
+    return Averaging(late=Rounds(rounds, 8, 10), early=early, regularised=regularised)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
     ``aidi``         Pan et al. 2023: Anderson acceleration (Walker & Ni 2011), intra-path test.
     ``renoise``      Garibi et al. 2024, its released defaults: nine renoising steps, the last two averaged; five below
                      timestep 250, the first five averaged. ``renoise-sd``: its example for SD 1.5 and DDIM at 50 steps,
-                     one renoising step. Left out: the regularisation of ε; its noise correction has no part in DDIM.
+                     one renoising step. Both without the regularisation of ε, which ``renoise-regularised`` and
+                     ``renoise-sd-regularised`` have, as released. Left out: the correction of the noise that a step of
+                     its Euler and LCM samplers adds; DDIM adds none, and its released code has none for DDIM.
     ``spdinv``       Li et al. 2024: AdamW on MSE(z, f(z)), at most 25 updates; its own tolerance.
     ``easyinv``      Zhang et al. 2024, as released for SD 1.4: η = .5 on steps 3 to 12 of 50, one evaluation.
                      ``easyinv-sdxl``: η = .8 on the steps from 85 to 95 %. Left out: guidance during inversion.
@@ -145,8 +148,8 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
             return replace(found, solver=Chebyshev(), accelerate_above=0.4, certify_below=CERTIFY_BELOW)
         case "aidi":
             return Method(name, IntraPath(tolerance), solver=Anderson(window=2))
-        case "renoise" | "renoise-sd":
-            averaging = renoise(9 if name == "renoise" else 1)
+        case "renoise" | "renoise-sd" | "renoise-regularised" | "renoise-sd-regularised":
+            averaging = renoise(1 if "-sd" in name else 9, regularised=name.endswith("regularised"))
             return Method(name, Renoised(averaging), solver=averaging)
         case "spdinv":
             return Method(name, IntraPath(SPDINV_RMS), solver=GradientDescent(), max_iterations=25)

@@ -177,12 +177,18 @@ class Averaging:
     """ReNoise (Garibi et al. 2024): plain iterates; the answer is the mean of f over a range of the evaluations.
 
     ``early``: the plan of steps that lead below timestep ``early_below``; ``late``: of the others. A range that the step
-    never reaches is not averaged: its answer is the last f.
+    never reaches is not averaged: its answer is the last f. ``regularised``: predictions are made more like noise first,
+    which ``fpcore.inversion.renoise`` does.
     """
 
     late: Rounds
     early: Rounds
     early_below: int = 250
+    regularised: bool = False
+
+    def plan(self, timestep: float) -> Rounds:
+        """The plan of the step that leads to ``timestep``."""
+        return self.early if timestep < self.early_below else self.late
 
     def _plan(self, at: Position, name: str) -> Tensor:
         """A number of the plan, (B,)."""

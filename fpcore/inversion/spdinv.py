@@ -6,15 +6,17 @@ From z = f(z_{t-1}), AdamW at 1e-3 on MSE(z, f(z)), at most 25 updates, stopped 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fpcore.inversion.criteria import Status
 from fpcore.inversion.records import Recorder
 from fpcore.inversion.result import Inversion, Predict
 from fpcore.inversion.schedule import Schedule
+from fpcore.inversion.stepwise import record, walk
 
 UPDATES = 25
 LEARNING_RATE = 1e-3
@@ -23,27 +25,29 @@ THRESHOLD = 5e-6
 
 
 def invert_spd(
-    predict: Predict, schedule: Schedule, z0: Tensor, *, batch_size: int = 8, keep_trajectory: bool = False
+    predict: Predict,
+    schedule: Schedule,
+    z0: Tensor,
+    *,
+    batch_size: int = 8,
+    keep_trajectory: bool = False,
+    on_images_done: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Inversion:
     """Invert M images (M, C, h, w) in z0's dtype; ``nfe`` counts forward evaluations, each update also has a backward one.
 
     A row stops by itself; its neighbours never reach it. The network's parameters take no gradients.
     """
-    recorder, nfe = Recorder(), torch.zeros(len(z0), dtype=torch.long)
-    trajectory = z0[:, None].repeat(1, len(schedule) + 1, *[1] * (z0.ndim - 1)) if keep_trajectory else None
-    latents, worst = z0.clone(), torch.full((len(z0),), int(Status.CONVERGED))
-    for rows in torch.arange(len(z0), device=z0.device).split(max(1, batch_size)):
-        z, at = z0[rows], rows.cpu()
-        for i in schedule.real.tolist():
-            z, spent, loss = _solve(predict, schedule, i, z, rows, recorder)
-            nfe[at] += spent
-            if trajectory is not None:
-                trajectory[rows, i + 1 :] = z[:, None]
-            codes = torch.where(loss < THRESHOLD, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
-            worst[at] = torch.maximum(worst[at], torch.where(loss.isfinite(), codes, int(Status.NONFINITE)))
-        latents[rows] = z
-    status = [Status(int(code)) for code in worst]
-    return Inversion(latents, status, nfe.tolist(), recorder.finish(), [float("nan")] * len(z0), trajectory)
+
+    def solve(step: int, base: Tensor, rows: Tensor, recorder: Recorder) -> tuple[Tensor, Tensor, Tensor]:
+        z, spent, loss = _solve(predict, schedule, step, base, rows, recorder)
+        status = torch.where(loss < THRESHOLD, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
+        return z, spent, torch.where(loss.isfinite(), status, int(Status.NONFINITE))
+
+    return walk(
+        solve, schedule, z0, batch_size=batch_size, keep_trajectory=keep_trajectory, on_images_done=on_images_done,
+        should_stop=should_stop,
+    )  # fmt: skip
 
 
 def _solve(
@@ -76,18 +80,10 @@ def _solve(
         optimiser.step()
         spent[running] += 1
         last[running] = loss.detach().cpu().to(last.dtype)
-        _record(recorder, rows[running].cpu().numpy(), i, update, last[running])
+        at_end = Status.MAX_ITERATIONS if update == UPDATES else Status.RUNNING
+        status = np.where(last[running].numpy() < THRESHOLD, int(Status.CONVERGED), int(at_end))
+        record(recorder, rows[running].cpu().numpy(), i, update, status, last[running].sqrt())
         running = [k for k in running if bool(last[k].isfinite()) and float(last[k]) >= THRESHOLD]
         if not running:
             break
     return torch.cat([z.detach() for z in each]), spent, last
-
-
-def _record(recorder: Recorder, images: NDArray[np.int64], step: int, update: int, loss: Tensor) -> None:
-    """One row of the records for each image still running; what is not measured is NaN."""
-    unknown = np.full(len(images), np.nan)
-    met = loss.numpy() < THRESHOLD
-    at_end = Status.MAX_ITERATIONS if update == UPDATES else Status.RUNNING
-    codes = np.where(met, int(Status.CONVERGED), int(at_end))
-    columns = (images, np.full(len(images), step), np.full(len(images), update), codes)
-    recorder.add(*columns, loss.sqrt().numpy(), unknown, unknown, unknown)

@@ -177,7 +177,19 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "easyinv"]
+    "name",
+    [
+        "ddim",
+        "fixed-point",
+        "intra-path",
+        "inter-path",
+        "certified",
+        "aidi",
+        "renoise",
+        "easyinv",
+        "spdinv",
+        "renoise-sd-regularised",
+    ],
 )
 def test_a_poisoned_row_leaves_the_others_bit_identical(name: str) -> None:
     schedule = sd_schedule(10)
