@@ -38,15 +38,25 @@ TOKENS = 77
 
 
 def random_sd(
-    prompts: list[str], *, device: str = "auto", dtype: torch.dtype = torch.float16, small: bool = False, seed: int = 0
+    prompts: list[str],
+    *,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float16,
+    small: bool = False,
+    latent_size: int | None = None,
+    seed: int = 0,
 ) -> Model:
-    """The model, with random embeddings for ``prompts`` in place of a text encoder."""
+    """The model, with random embeddings for ``prompts`` in place of a text encoder; ``latent_size``: a side, instead of its
+    own."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         config = UNET | (SMALL if small else {})
+        autoencoder = VAE | ({"block_out_channels": (32,) * 4, "sample_size": 64} if small else {})
+        if latent_size is not None:
+            config, autoencoder = config | {"sample_size": latent_size}, autoencoder | {"sample_size": 8 * latent_size}
         unet = UNet2DConditionModel(**config)
         unet.conv_out.weight.mul_(0.1)
-        vae = AutoencoderKL(**VAE | ({"block_out_channels": (32,) * 4, "sample_size": 64} if small else {}))
+        vae = AutoencoderKL(**autoencoder)
         width = config["cross_attention_dim"]
         target = pick_device(device)
         embedded = {prompt: Condition(torch.randn(1, TOKENS, width).to(target)) for prompt in prompts}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ MEASURES = """
     avg(nfe) AS nfe
 """
 TILE = 192
+Run = Callable[[str, str, RunConfig, Execution], Any]
+"""(source, output, config, execution): does a run to its end."""
 
 
 def find_pairs(data: str) -> tuple[Path, Path]:
@@ -87,39 +90,92 @@ def evaluate_dehaze(
         real: folder of real hazy photographs without truth
         clear: folder of clear photographs, which are to come back as they are
     """
-    sides = [find_pairs(folder) for folder in pairs]
-    first = config.model_copy(update={"dehaze_variant": methods[0]})
-    rows = []
-    for number, (hazy, truth) in enumerate(sides, 1):
-        where = f"{output}/pairs-{number}"
-        for method in methods:
-            chosen = config.model_copy(update={"dehaze_variant": method})
-            rows.append(_measure(f"{method}, {pairs[number - 1]}", str(hazy), f"{where}/{method}", chosen, str(truth)))
-        name = f"{methods[0]}, clear side of {pairs[number - 1]}"
-        rows.append(_measure(name, str(truth), f"{where}/clear", first, str(truth)))
-        pictures = sheet(str(hazy), [(v, f"{where}/{v}") for v in methods], truth=truth, most=20)
-        pictures.save(Path(output) / f"sheet-pairs-{number}.jpg", quality=88)
-    if real is not None:
-        for method in methods:
-            chosen = config.model_copy(update={"dehaze_variant": method})
-            rows.append(_measure(f"{method}, real haze", real, f"{output}/real/{method}", chosen, None))
-        sheet(real, [(v, f"{output}/real/{v}") for v in methods]).save(Path(output) / "sheet-real.jpg", quality=88)
-    if clear is not None:
-        rows.append(_measure(f"{methods[0]}, clear photographs", clear, f"{output}/clear", first, clear))
-    if not rows:
+    return measure_dehazing(pairs, output, config, methods, real, clear)
+
+
+def measure_dehazing(
+    pairs: Sequence[str],
+    output: str,
+    config: RunConfig,
+    methods: Sequence[DehazingMethod],
+    real: str | None = None,
+    clear: str | None = None,
+    *,
+    clear_sides: bool = True,
+    run: Run = run_batch,
+    on_measured: Callable[[str], None] = lambda name: None,
+) -> list[dict[str, Any]]:
+    """What the flow does; arguments as there.
+
+    Args:
+        clear_sides: whether the first method is also run on the clear sides of the pairs
+        run: what does a run, with Prefect or without
+        on_measured: told the name of each run when its row is in the tables
+    """
+    sides = [(folder, *find_pairs(folder)) for folder in pairs]
+    jobs = _jobs(sides, output, methods, real, clear, clear_sides)
+    if not jobs:
         raise ValueError("nothing to evaluate: name folders of pairs, --real or --clear")
-    (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
-    (Path(output) / "table.md").write_text(markdown(rows))
-    pq.write_table(pa.Table.from_pylist(rows), Path(output) / "table.parquet")
+    rows: list[dict[str, Any]] = []
+    for job in jobs:
+        rows.append(_measure(job, config.model_copy(update={"dehaze_variant": job.method}), run))
+        _write_tables(output, rows)
+        on_measured(job.name)
+    for number, (_, hazy, truth) in enumerate(sides, 1):
+        runs = [(method, f"{output}/pairs-{number}/{method}") for method in methods]
+        sheet(str(hazy), runs, truth=truth, most=20).save(Path(output) / f"sheet-pairs-{number}.jpg", quality=88)
+    if real is not None:
+        runs = [(method, f"{output}/real/{method}") for method in methods]
+        sheet(real, runs).save(Path(output) / "sheet-real.jpg", quality=88)
     return rows
 
 
-def _measure(name: str, source: str, output: str, config: RunConfig, reference: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Job:
+    """One run of the evaluation."""
+
+    name: str
+    source: str
+    output: str
+    method: DehazingMethod
+    reference: str | None
+
+
+def _jobs(
+    sides: Sequence[tuple[str, Path, Path]],
+    output: str,
+    methods: Sequence[DehazingMethod],
+    real: str | None,
+    clear: str | None,
+    clear_sides: bool,
+) -> list[_Job]:
+    """Every run, in the order of the table."""
+    jobs = []
+    for number, (folder, hazy, truth) in enumerate(sides, 1):
+        where = f"{output}/pairs-{number}"
+        jobs += [_Job(f"{m}, {folder}", str(hazy), f"{where}/{m}", m, str(truth)) for m in methods]
+        if clear_sides:
+            name = f"{methods[0]}, clear side of {folder}"
+            jobs.append(_Job(name, str(truth), f"{where}/clear", methods[0], str(truth)))
+    if real is not None:
+        jobs += [_Job(f"{m}, real haze", real, f"{output}/real/{m}", m, None) for m in methods]
+    if clear is not None:
+        jobs.append(_Job(f"{methods[0]}, clear photographs", clear, f"{output}/clear", methods[0], clear))
+    return jobs
+
+
+def _measure(job: _Job, config: RunConfig, run: Run) -> dict[str, Any]:
     """One run and the means over its committed rows."""
-    run_batch(source, output, config, Execution(reference=reference, max_failed_fraction=1.0, report=False))
-    cursor = duckdb.execute(f"SELECT {MEASURES} FROM read_parquet($1, union_by_name = true)", [row_files(output)])  # noqa: S608
+    run(job.source, job.output, config, Execution(reference=job.reference, max_failed_fraction=1.0, report=False))
+    cursor = duckdb.execute(f"SELECT {MEASURES} FROM read_parquet($1, union_by_name = true)", [row_files(job.output)])  # noqa: S608
     names = [column[0] for column in cursor.description or []]
-    return {"run": name, **dict(zip(names, cursor.fetchall()[0], strict=True))}
+    return {"run": job.name, **dict(zip(names, cursor.fetchall()[0], strict=True))}
+
+
+def _write_tables(output: str, rows: list[dict[str, Any]]) -> None:
+    (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
+    (Path(output) / "table.md").write_text(markdown(rows))
+    pq.write_table(pa.Table.from_pylist(rows), Path(output) / "table.parquet")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -133,7 +189,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = None, most: int = 40) -> Image.Image:
-    """Rows of pictures: input, each run's result, the first run's haze map, and the truth where there is one."""
+    """Rows of pictures: input, each run's result, the first haze map that a run made, and the truth where there is one."""
     outputs = {name: _committed(output) for name, output in runs}
     keys = sorted(set.intersection(*(set(o) for o in outputs.values())))[:most]
     heads = ["input", *outputs, "haze map", *(["truth"] if truth else [])]
@@ -142,9 +198,9 @@ def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = Non
     for column, head in enumerate(heads):
         draw.text((column * TILE + 4, 4), head, fill="black")
     for line, key in enumerate(keys):
-        pictures = [Image.open(Path(source) / key)]
+        pictures: list[Image.Image] = [Image.open(Path(source) / key)]
         pictures += [Image.open(Path(output) / outputs[name][key]["output_path"]) for name, output in runs]
-        pictures.append(Image.open(io.BytesIO(outputs[runs[0][0]][key]["haze_map"]["bytes"])))
+        pictures.append(_haze_map([found[key] for found in outputs.values()]))
         pictures += [Image.open(truth / key)] if truth else []
         for column, picture in enumerate(pictures):
             tile = picture.convert("RGB")
@@ -153,6 +209,12 @@ def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = Non
             tile.thumbnail((TILE - 4, TILE - 4))
             canvas.paste(tile, (column * TILE, 20 + line * TILE))
     return canvas
+
+
+def _haze_map(rows: Sequence[dict[str, Any]]) -> Image.Image:
+    """The map of the first run that made one; a white tile where none did."""
+    maps = [row["haze_map"] for row in rows if row["haze_map"] is not None]
+    return Image.open(io.BytesIO(maps[0]["bytes"])) if maps else Image.new("RGB", (TILE, TILE), "white")
 
 
 def _committed(output: str) -> dict[str, dict[str, Any]]:

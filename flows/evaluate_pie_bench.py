@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -36,6 +36,8 @@ HEADS = {
     "clip_similarity_target_image_edit_part": "CLIP edited",
 }
 MAX_ON_SHEET = 24
+Run = Callable[[str, str, RunConfig, Execution], Any]
+"""(mapping, output, config, execution): does a run to its end."""
 Table = list[dict[str, Any]]
 
 
@@ -66,20 +68,41 @@ def evaluate_pie_bench(
         guidance: guidance modes
         judges: paths of the weights of lpips, dino and clip; a measure without weights is unavailable, with the reason
     """
+    return measure_editing(data, output, config, methods, guidance, judges)
+
+
+def measure_editing(
+    data: str,
+    output: str,
+    config: RunConfig,
+    methods: Sequence[str],
+    guidance: Sequence[str],
+    judges: Mapping[str, str | None],
+    *,
+    run: Run = run_batch,
+    measure: Callable[..., Table] = measure_run,
+    on_measured: Callable[[str], None] = lambda name: None,
+) -> Table:
+    """What the flow does; arguments as there. ``run``, ``measure``: what does a run and measures it, with Prefect or
+    without. ``on_measured``: told each run's place when its rows, and those before it, are in the tables and on the sheet.
+    """
     mapping = f"{data.rstrip('/')}/mapping_file.json"
     execution = Execution(max_failed_fraction=1.0, report=False)
     # every setting is checked before the first picture
     configs = {(method, mode): _configured(config, method, mode) for mode in guidance for method in methods}
+    measured: Table = []
+    done: list[str] = []
     table: Table = []
     for (method, mode), chosen in configs.items():
-        run = _run_of(output, method, mode)
-        run_batch(mapping, run, chosen, execution)
-        label = {"method": method, "guidance": mode}
-        table += measure_run(mapping, run, label, dict(judges), config.device)
-    table += published_rows()
-    if deviations := protocol_deviations(config):
-        table[0]["deviations"] = deviations
-    _publish(output, table, methods, guidance[0])
+        place = _run_of(output, method, mode)
+        run(mapping, place, chosen, execution)
+        measured += measure(mapping, place, {"method": method, "guidance": mode}, dict(judges), config.device)
+        done += [method] if mode == guidance[0] else []
+        table = [*measured, *published_rows()]
+        if deviations := protocol_deviations(config):
+            table[0]["deviations"] = deviations
+        _publish(output, table, done, guidance[0])
+        on_measured(place)
     return table
 
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from flows.cli.terminal import AsJson, Output, console, plain_errors, progress_bar
 from tasks.text import terminal
 
+if TYPE_CHECKING:  # pydantic and the store take a second to import
+    from flows.execution import Execution
+    from tasks.config import DehazingMethod, RunConfig
+
 What = Literal["fig1", "fig2", "fig6", "table1", "table2"]
 INVERSION_METHODS = ("ddim", "intra-path", "inter-path", "certified")
-DEHAZING_METHODS = ("nti", "nti+fixed-point", "fixed-point", "prior-weighted", "density", "dcp")
+DEHAZING_METHODS: tuple[DehazingMethod, ...] = (
+    "nti",
+    "nti+fixed-point",
+    "fixed-point",
+    "prior-weighted",
+    "density",
+    "dcp",
+)
 PUBLISHED_DEHAZING = {"dcp": (19.13, 0.815), "AOD-Net": (20.29, 0.877), "FFA-Net": (33.57, 0.984)}
 """PSNR, dB, and SSIM on SOTS-outdoor as the literature prints them; not measured here."""
 
@@ -38,7 +48,6 @@ def reproduce(
         if what.startswith("fig"):
             result: Any = _figure(what, output, data, model or "builtin:haze", photos, steps or 50, seed)
         else:
-            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
             chosen = model or ("builtin:scenes" if what == "table1" else "builtin:haze")
             with progress_bar(shown=not as_json and console.is_terminal):
                 table = _editing if what == "table1" else _dehazing
@@ -51,31 +60,36 @@ def _figure(what: str, output: str, data: str | None, model: str, photos: int, s
 
     return reproduce_figure(
         what, output, source=data, pretrained_model_name_or_path=model, num_inference_steps=steps,  # type: ignore[arg-type]
-        photos=photos, seed=seed, on_progress=lambda line: console.print(terminal(line), highlight=False, soft_wrap=True),
+        photos=photos, seed=seed, on_progress=_say,
     )  # fmt: skip
 
 
 def _editing(output: str, data: str | None, model: str, photos: int, steps: int) -> str:
     """PIE-Bench's table beside the published figures, and a sheet of edits."""
     from flows.cli.evaluate import PIE_BENCH
-    from flows.evaluate_pie_bench import evaluate_pie_bench, markdown
+    from flows.evaluate_pie_bench import markdown, measure_editing
     from tasks.config import RunConfig
+    from tasks.evaluation.pie_bench import measure_run
     from tasks.evaluation.sample_data import write_edits
 
     source = data or write_edits(Path(output) / "data", photos)
     config = RunConfig(**{**PIE_BENCH, "pretrained_model_name_or_path": model, "num_inference_steps": steps})
-    return markdown(evaluate_pie_bench(source, output, config, INVERSION_METHODS, ("none",), {}))
+    return markdown(
+        measure_editing(
+            source, output, config, INVERSION_METHODS, ("none",), {}, run=_run, measure=measure_run.fn, on_measured=_say
+        )
+    )
 
 
 def _dehazing(output: str, data: str | None, model: str, photos: int, steps: int) -> str:
     """The paper's dehazing methods beside ours and the dark channel prior, the published figures, and a sheet."""
-    from flows.evaluate import evaluate_dehaze, markdown
+    from flows.evaluate import markdown, measure_dehazing
     from tasks.config import RunConfig
     from tasks.evaluation.sample_data import write_haze
 
     source = data or write_haze(Path(output) / "data", photos)
     config = RunConfig(pretrained_model_name_or_path=model, num_inference_steps=steps)
-    rows = evaluate_dehaze([source], output, config, list(DEHAZING_METHODS))  # type: ignore[arg-type]  # the flow checks the names
+    rows = measure_dehazing([source], output, config, DEHAZING_METHODS, clear_sides=False, run=_run, on_measured=_say)
     empty = dict.fromkeys(rows[0])
     published = [
         {**empty, "run": f"{name} (published, SOTS-outdoor)", "psnr_after": psnr, "ssim_after": ssim}
@@ -84,3 +98,14 @@ def _dehazing(output: str, data: str | None, model: str, photos: int, steps: int
     text = markdown([*rows, *published])
     (Path(output) / "table.md").write_text(text)
     return text
+
+
+def _run(source: str, output: str, config: RunConfig, execution: Execution) -> None:
+    """A run without Prefect: what a table needs is over in minutes, and nobody looks at its pages."""
+    from flows.plain import run_here
+
+    run_here(config.operation, source, output, config, execution.model_copy(update={"prefect": False}))
+
+
+def _say(line: str) -> None:
+    console.print(terminal(line), highlight=False, soft_wrap=True)

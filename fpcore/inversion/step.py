@@ -90,7 +90,7 @@ def constants(schedule: Schedule, method: Method, like: Tensor) -> Constants:
     if method.blend is not None:
         step, of = torch.arange(n + 1, dtype=torch.float64), method.blend
         inside = (step > of.start * n) & (step < (of.start + of.length) * n) & (step < n)
-        blend = put(torch.where(inside, of.eta, 1.0))
+        blend = put(torch.where(inside, step.new_tensor(of.eta), 1.0))  # two plain numbers would be fp32
     weight = 1 / schedule.signal if method.measures_picture(schedule) else torch.ones(n)
     there = schedule.to(like.device, like.dtype)
     phi, psi, rate = put(schedule.phi), put(schedule.psi), put(schedule.rate)

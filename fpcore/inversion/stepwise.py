@@ -59,8 +59,8 @@ def walk(
         latents[rows] = z
         if on_images_done is not None:
             on_images_done(int(at[-1]) + 1)
-    status = [Status(int(code)) for code in worst]
-    return Inversion(latents, status, nfe.tolist(), recorder.finish(), [float("nan")] * len(z0), trajectory)
+    ends = [Status(int(code)) for code in worst]
+    return Inversion(latents, ends, nfe.tolist(), recorder.finish(), [float("nan")] * len(z0), trajectory)
 
 
 def record(

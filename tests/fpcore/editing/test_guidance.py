@@ -148,6 +148,18 @@ def test_nti_stops_for_each_image_by_itself(schedule: Schedule, start: Tensor) -
     assert all(torch.allclose(a.embeddings[0], b.embeddings[1]) for a, b in zip(alone.nulls, found.nulls, strict=True))
 
 
+def test_nti_asks_less_of_later_steps(schedule: Schedule, start: Tensor) -> None:
+    """A mean square of 5e-5 passes at the last of six steps, 1e-5 + 2e-5 · 5, and does not at the first."""
+    text, missed = condition(0.1, 0.1, 0.1), 5e-5**0.5
+    exact = path(Network(), schedule, text, start)
+    late, early = exact.clone(), exact.clone()
+    late[:, 0] += missed
+    early[:, -2] += missed
+    spent = [null_text(Network(), schedule, text, text, pivots, 7.5).nfe.tolist() for pivots in (late, early)]
+    assert spent[0] == [2 * STEPS] * 3
+    assert min(spent[1]) > 2 * STEPS
+
+
 def test_nti_takes_the_steps_of_adam(schedule: Schedule, start: Tensor) -> None:
     """Adam's first update moves every coordinate by the learning rate, 1e-2 (1 − i/100), against the gradient."""
     text = condition(0.3, 0.3, 0.3)

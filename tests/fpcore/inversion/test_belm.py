@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fpcore.inversion.belm import ExactLatents, invert_exactly, sample_exactly
-from fpcore.inversion.criteria import rms
+from fpcore.inversion.belm import ExactLatents, invert_exactly, noise_status, sample_exactly
+from fpcore.inversion.criteria import Status, rms
 from fpcore.inversion.sample import sample
 from tests.fpcore.closed_form import gaussian, mixture, sd_schedule
 from tests.fpcore.inversion.test_invert import flow_schedule, relative
@@ -102,3 +102,9 @@ def test_a_pair_is_what_comes_back() -> None:
     assert pair.last.shape == pair.before.shape == z0.shape
     wrong = sample_exactly(model.predict, schedule, pair.last)  # without the pair, exactness is lost
     assert relative(wrong, z0) > 1e-4
+
+
+def test_a_latent_that_is_no_noise_is_called_so() -> None:
+    sizes = (0.4, 0.9, 1.1, 2.1, float("inf"))
+    expected = [Status.NOT_NOISE, Status.COMPLETED, Status.COMPLETED, Status.NOT_NOISE, Status.NONFINITE]
+    assert [noise_status(size) for size in sizes] == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fpcore.inversion.criteria import Status, rms
+from fpcore.inversion.criteria import Status, certified_bound, rms
 from fpcore.inversion.invert import invert
 from fpcore.inversion.methods import CERTIFY_BELOW, method
 from fpcore.inversion.path_bound import path_bound
@@ -123,3 +123,9 @@ def test_an_unevaluated_step_is_reckoned_with_what_the_check_after_it_missed() -
     error = phi[2] * error / (1 - rate[2]) + 5e-4
     kept = records([first, last], [1e-3, 5e-4], [rate[0], rate[2]])
     assert path_bound(kept, schedule, method("certified", norm="state"), 1)[0] == pytest.approx(error, rel=1e-9)
+
+
+def test_a_rate_of_one_or_more_bounds_nothing() -> None:
+    """r/(1 − r) of the residual below 1, where it is positive; from 1 on it would promise less than nothing."""
+    found = certified_bound(torch.full((4,), 2.0), torch.tensor([0.5, 0.8, 1.0, 1.5]))
+    torch.testing.assert_close(found, torch.tensor([2.0, 8.0, torch.inf, torch.inf]))

@@ -128,3 +128,36 @@ def test_uniform_in_log_sigma_leaves_out_the_level_without_a_logarithm() -> None
 def test_step_counts_out_of_range_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match="num_inference_steps"):
         Schedule.from_scheduler(scheduler("leading"), count)
+
+
+def test_steps_beyond_the_trained_ones_are_refused() -> None:
+    """With an offset of 1 a thousand leading steps end at timestep 1000."""
+    with pytest.raises(ValueError, match=r"timestep 1000.*use at most 999"):
+        Schedule.from_scheduler(scheduler("leading", steps_offset=1), 1000)
+    assert len(Schedule.from_scheduler(scheduler("leading", steps_offset=1), 999)) == 999
+
+
+def test_no_rate_is_known_of_a_step_from_zero_noise() -> None:
+    ones = torch.ones(2, dtype=torch.float64)
+    rate = Schedule.from_alphas(
+        torch.tensor([1, 2]), ones * torch.tensor([1, 0.9]), ones * torch.tensor([0.9, 0.5])
+    ).rate
+    assert rate[0].isnan()
+    assert float(rate[1]) == pytest.approx(1 - (0.1 / 0.9) ** 0.5)
+
+
+def test_directions_are_extrapolated_in_the_logarithm_of_the_noise_level() -> None:
+    schedule = Schedule.from_scheduler(scheduler("leading", steps_offset=1), 10)
+    torch.testing.assert_close(schedule.level, ((1 - schedule.alpha) / schedule.alpha).sqrt().log())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_prediction_of_x0_is_diffusers_one(prediction: str) -> None:
+    ddim = scheduler("leading", prediction, steps_offset=1)
+    schedule = Schedule.from_scheduler(ddim, 10)
+    z, output = torch.randn((2, 1, 4, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for i in range(10):
+        theirs = ddim.step(output, int(schedule.timesteps[i]), z).pred_original_sample
+        step = torch.tensor([i])
+        ours = schedule.denoised(schedule.direction(output, z, step), z, step)
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
