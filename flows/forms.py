@@ -43,8 +43,8 @@ FORMS: dict[str, dict[str, Group]] = {
     "dehaze": {
         "dehazing": Group(
             "Dehazing",
-            ("dehaze_variant", "strength", "white_balance", "mask_folder", "depth_folder", "attention_maps", "prompt",
-             "target_prompt", "guidance_scale"),
+            ("dehaze_variant", "strength", "haze_weights", "white_balance", "mask_folder", "depth_folder", "attention_maps",
+             "prompt", "target_prompt", "guidance_scale"),
         ),
         "inversion": INVERSION,
         **COMMON,

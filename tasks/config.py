@@ -20,6 +20,7 @@ STEPWISE_METHODS = ("spdinv", "renoise-regularised", "renoise-sd-regularised")
 """Methods with a loop of their own, which knows no measurement to be consistent with."""
 EXACT_SAMPLERS = ("o-belm", "bdia", "edict")
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
+HazeWeights = Literal["research", "free"]
 Task = Literal["colorize", "inpaint", "super-resolution"]
 INVENTING = ("edit", "restore")
 """Operations that put into a photo what no photo said."""
@@ -162,6 +163,11 @@ class RunConfig(BaseModel):
     invention_map: bool = Field(False, description="restoration: keep a map of what was invented, white = much")
     attention_maps: bool = Field(False, description="keep a picture of what each word attends to, or of where haze is")
     white_balance: bool = Field(False, description="dehazing: take the airlight's cast of colour off as well")
+    haze_weights: HazeWeights = Field(
+        "research",
+        description="dehazing: research = weights trained on research photographs as well, which clear more; free = on "
+        "free photographs alone, for any purpose",
+    )
     strength: float = Field(1.0, ge=0, le=1, description="fraction of the edit that is applied")
     mask_folder: str | None = Field(
         None, description="folder of region masks by the photos' names: white is edited, or inpainted"

@@ -53,6 +53,9 @@ def dehazing(
     steps: Steps = None,
     tolerance: Tolerance = None,
     strength: Annotated[float | None, typer.Option(help="fraction of the edit to apply, 0 to 1")] = None,
+    haze_weights: Annotated[
+        str | None, typer.Option(help="research, or free: trained on free photographs alone, for any purpose")
+    ] = None,
     white_balance: Annotated[bool, typer.Option(help="take the airlight's cast of colour off as well")] = False,
     attention_maps: Annotated[
         bool, typer.Option(help="keep the map of haze density; see 'fixpoint attention'")
@@ -88,7 +91,7 @@ def dehazing(
         set_, pretrained_model_name_or_path=model, dehaze_variant=method or variant, method=inversion,
         num_inference_steps=steps, tolerance=tolerance, strength=strength, batch_size=batch_size, shard_size=shard_size,
         seed=seed, mask_folder=masks, depth_folder=depth, metadata=metadata, white_balance=white_balance or None,
-        attention_maps=attention_maps or None,
+        attention_maps=attention_maps or None, haze_weights=haze_weights,
     )  # fmt: skip
     execution = settings_of(
         execute, reference=reference, max_failed_fraction=max_failed, retry_failed=retry_failed, report=report,

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,9 @@ from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet, Prediction, f
 from fpcore.evaluation.clarity import local_statistics
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-WEIGHTS = Path(__file__).parent.parent / "builtin" / "haze_density.safetensors"
+HazeWeights = Literal["research", "free"]
+"""What the networks were trained on: photographs for research among them, or free ones alone (fpcore/builtin/haze_density.md)."""
+BUILTIN = Path(__file__).parent.parent / "builtin"
 LONGEST_SIDE = 256
 """Pixels at which the network is asked: what it was trained at."""
 CORRECTIONS = 2
@@ -88,17 +91,22 @@ class HazeEstimate:
 
 
 @cache
-def weights_digest(weights: Path = WEIGHTS) -> str:
-    """SHA-256 (hex) of the network's weights."""
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+def haze_density_net(weights: HazeWeights = "research") -> HazeDensityNet:
+    """A shipped network, in evaluation mode."""
+    net = HazeDensityNet()
+    net.load_state_dict(load_file(weights_file(weights)))
+    return net.eval().requires_grad_(False)
+
+
+def weights_file(weights: HazeWeights) -> Path:
+    """Where a shipped network's weights are."""
+    return BUILTIN / f"haze_density_{weights}.safetensors"
 
 
 @cache
-def haze_density_net(weights: Path = WEIGHTS) -> HazeDensityNet:
-    """The shipped network, in evaluation mode."""
-    net = HazeDensityNet()
-    net.load_state_dict(load_file(weights))
-    return net.eval().requires_grad_(False)
+def weights_digest(weights: HazeWeights = "research") -> str:
+    """SHA-256 (hex) of a shipped network's weights."""
+    return hashlib.sha256(weights_file(weights).read_bytes()).hexdigest()
 
 
 def network_size(width: int, height: int) -> tuple[int, int]:
@@ -152,7 +160,7 @@ def view_photograph(pixels: Samples, alpha: Samples | None = None) -> HazeView:
 
 
 def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEstimate:
-    """Estimate the haze of a photograph; the network, None = the shipped one, is asked ``CORRECTIONS`` + 1 times."""
+    """Estimate the haze of a photograph; the network, None = the default one, is asked ``CORRECTIONS`` + 1 times."""
     net = haze_density_net() if net is None else net
     image, shown = view.picture[None], view.evidence[None, None]
     airlight = first_airlight(image, shown)

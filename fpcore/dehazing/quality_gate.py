@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fpcore.dehazing.haze_estimate import HazeEstimate
+from fpcore.dehazing.haze_estimate import HazeEstimate, HazeWeights
 from fpcore.evaluation.clarity import FLAT, local_statistics, luma
 from fpcore.evaluation.metrics import colourfulness, contrast, dark_channel_density, structure_distance
 
@@ -24,8 +24,9 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY = (0.325, 0.335)
-"""Evidence of haze (``evidence_of_haze``) between which an edit goes from gentle to whole (docs/studies/dehazing.md)."""
+HAZY: dict[HazeWeights, tuple[float, float]] = {"research": (0.27, 0.28), "free": (0.325, 0.335)}
+"""Evidence of haze (``evidence_of_haze``) by a network's answer between which an edit goes from gentle to whole; chosen so that
+as many clear photographs are spared by either network (docs/studies/dehazing.md)."""
 MAYBE_HAZY = 0.05
 """Evidence of haze below which a photograph comes back as it is."""
 LEAST_LIGHT, DARK = 0.62, 0.3
@@ -55,8 +56,11 @@ def evidence_of_haze(e: HazeEstimate) -> float:
     return (certain + e.amount) / 2 + DARK_COUNTS * min(e.dark, DARK_UP_TO)
 
 
-def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
-    """What to do with the restoration ``result`` (3, h, w) in [0, 1] of the picture that ``e`` was estimated on."""
+def judge_estimate(e: HazeEstimate, result: Tensor, hazy: tuple[float, float] = HAZY["research"]) -> Verdict:
+    """What to do with the restoration ``result`` (3, h, w) in [0, 1] of the picture that ``e`` was estimated on.
+
+    ``hazy``: evidence between which an edit goes from gentle to whole, of the network that made the estimate.
+    """
     evidence = evidence_of_haze(e)
     measures = {
         "haze_amount": e.amount,
@@ -69,7 +73,7 @@ def judge_estimate(e: HazeEstimate, result: Tensor) -> Verdict:
     said = f"haze over {float((e.density > 0.2).float().mean()):.0%} of it, densest {measures['haze_densest']:.2f}"
     if evidence < MAYBE_HAZY:
         return Verdict("unchanged", 0.0, f"No haze was found: mean density {e.amount:.2f}.", measures)
-    low, high = HAZY
+    low, high = hazy
     sure = min(max((evidence - low) / (high - low), 0.0), 1.0)
     change = float((result - e.picture).square().mean().sqrt())
     gentle = min(10 ** (-GENTLE_PSNR / 20) / max(change, 1e-6), 1.0)

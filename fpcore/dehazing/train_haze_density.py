@@ -179,7 +179,8 @@ def _save(
     state = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({**state, "iteration": i, "seconds": seconds}, out / "checkpoint.tmp")
     (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
-    save_file({name: x.contiguous() for name, x in average.state_dict().items()}, out / "haze_density.safetensors")
+    half = {name: x.half().contiguous() for name, x in average.state_dict().items()}
+    save_file(half, out / "haze_density.safetensors")
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.dehazing.dehaze import Dehazed, DehazeSettings, dehaze
-from fpcore.dehazing.haze_estimate import HazeEstimate, HazeView, estimate_haze, even_estimate
-from fpcore.dehazing.quality_gate import Verdict, edit_measures, judge_edit, judge_estimate
+from fpcore.dehazing.haze_estimate import HazeEstimate, HazeView, estimate_haze, even_estimate, haze_density_net
+from fpcore.dehazing.quality_gate import HAZY, Verdict, edit_measures, judge_edit, judge_estimate
 from fpcore.dehazing.restore import Restoration, even_restoration, plan_restoration, restore, restore_picture
 from fpcore.dehazing.tone import tone_of
 from fpcore.evaluation.dark_channel import dehaze as dark_channel_dehaze
@@ -47,7 +47,8 @@ def run_dehaze(
     if config.dehaze_variant == "even-veil":
         return [_even_veil(config, view) for view in views], {}
     watch = Stopwatch()
-    estimates = [estimate_haze(view) for view in views]
+    net = haze_density_net(config.haze_weights)
+    estimates = [estimate_haze(view, net) for view in views]
     watch("encode")  # what is asked of a picture before any diffusion
     if config.dehaze_variant in ("density", "density+words"):
         outcomes = _by_density(model, config, pixels, views, estimates, watch, should_stop)
@@ -105,7 +106,8 @@ def _by_density(
         for e, v in zip(estimates, views, strict=True)
     ]
     restored = [restore_picture(r, e.picture).clamp(0, 1) for r, e in zip(plans, estimates, strict=True)]
-    verdicts = [judge_estimate(e, x) for e, x in zip(estimates, restored, strict=True)]
+    bounds = HAZY[config.haze_weights]
+    verdicts = [judge_estimate(e, x, bounds) for e, x in zip(estimates, restored, strict=True)]
     columns = [Columns(nfe=e.evaluations, nfe_inversion=0, batch_size=max(1, config.batch_size)) for e in estimates]
     status = [Status.COMPLETED] * len(estimates)
     watch("encode")  # what is asked of a picture before any diffusion

@@ -138,7 +138,7 @@ class Finisher:
             return None
         digest = self.model.digest if self.model else "dark-channel-prior"
         if self.model is None and self.config.dehaze_variant == "density":
-            digest = weights_digest()
+            digest = weights_digest(self.config.haze_weights)
         made = Provenance(f"Fixpoint {version('fixpoint-diffusion')}", self.run_id, digest)
         if self.config.operation != "restore":
             return made
