@@ -205,7 +205,7 @@ def main() -> None:
     tokenizer = build_tokenizer(recipe.words(crops), recipe.max_length, args.out / "model" / "tokenizer")
     model, scheduler = Denoiser(recipe, tokenizer).to(device), build_scheduler()
     if args.start_from:
-        start = load_model(args.start_from)
+        start = load_model(args.start_from, device="cpu", onnx=False)
         model.unet.load_state_dict(start.unet.float().state_dict())
         if start.tokenizers[0].get_vocab() == tokenizer.get_vocab():
             model.text_encoder.load_state_dict(start.text_encoders[0].float().state_dict())
