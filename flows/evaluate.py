@@ -192,20 +192,27 @@ def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = Non
     """Rows of pictures: input, each run's result, the first haze map that a run made, and the truth where there is one."""
     outputs = {name: _committed(output) for name, output in runs}
     keys = sorted(set.intersection(*(set(o) for o in outputs.values())))[:most]
-    heads = ["input", *outputs, "haze map", *(["truth"] if truth else [])]
-    canvas = Image.new("RGB", (len(heads) * TILE, 20 + len(keys) * TILE), "white")
-    draw = ImageDraw.Draw(canvas)
-    for column, head in enumerate(heads):
-        draw.text((column * TILE + 4, 4), head, fill="black")
-    for line, key in enumerate(keys):
+    lines: list[list[Image.Image]] = []
+    for key in keys:
         pictures: list[Image.Image] = [Image.open(Path(source) / key)]
         pictures += [Image.open(Path(output) / outputs[name][key]["output_path"]) for name, output in runs]
         pictures.append(_haze_map([found[key] for found in outputs.values()]))
-        pictures += [Image.open(truth / key)] if truth else []
+        lines.append(pictures + ([Image.open(truth / key)] if truth else []))
+    return picture_rows(["input", *outputs, "haze map", *(["truth"] if truth else [])], lines)
+
+
+def picture_rows(heads: Sequence[str], lines: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """White paper with a head above each column of pictures, all of one size."""
+    canvas = Image.new("RGB", (len(heads) * TILE, 20 + len(lines) * TILE), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, head in enumerate(heads):
+        draw.text((column * TILE + 4, 4), head, fill="black")
+    for line, pictures in enumerate(lines):
         for column, picture in enumerate(pictures):
             tile = picture.convert("RGB")
-            if tile.width < TILE:
-                tile = tile.resize((TILE, TILE), Image.Resampling.BICUBIC)
+            if max(tile.size) < TILE:
+                ratio = TILE / max(tile.size)
+                tile = tile.resize((round(tile.width * ratio), round(tile.height * ratio)), Image.Resampling.BICUBIC)
             tile.thumbnail((TILE - 4, TILE - 4))
             canvas.paste(tile, (column * TILE, 20 + line * TILE))
     return canvas

@@ -16,26 +16,36 @@ COLLAPSED = 0.2
 """Structure distance to the input, at model size, from which a result counts as a different picture."""
 
 
-def psnr(image: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB over all pixels and colours of each picture, peak 1; infinite if equal."""
+def psnr(image: Tensor, reference: Tensor, where: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio in dB over all pixels and colours of each picture, peak 1; infinite if equal.
+
+    ``where`` (B, 1, H, W) bool: over these pixels alone; NaN where there are none.
+    """
+    if where is not None:
+        squares = torch.where(where, (image - reference).square(), 0).flatten(1).sum(1)
+        return -10 * (squares / (image.shape[1] * where.flatten(1).sum(1))).log10()
     from torchmetrics.functional.image import peak_signal_noise_ratio  # here: it imports its measures of text and sound
 
     dims = tuple(range(1, image.ndim))
     return peak_signal_noise_ratio(image, reference, data_range=1.0, reduction="none", dim=dims)
 
 
-def ssim(image: Tensor, reference: Tensor) -> Tensor:
+def ssim(image: Tensor, reference: Tensor, where: Tensor | None = None) -> Tensor:
     """Structural similarity (Wang et al. 2004): Gaussian window of 11, σ 1.5, range 1, mean over colours and pixels.
 
     The border counts, with the pictures mirrored there, as torchmetrics does it; scikit-image leaves 5 pixels out.
+    ``where`` (B, 1, H, W) bool: mean over the windows around these pixels alone; NaN where there are none.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     values = structural_similarity_index_measure(
-        image, reference, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
-    )
-    assert isinstance(values, Tensor)
-    return values.reshape(len(image))
+        image, reference, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none",
+        return_full_image=True,
+    )  # fmt: skip
+    assert isinstance(values, tuple)
+    if where is None:
+        return values[0].reshape(len(image))
+    return (values[1].mean(1, keepdim=True) * where).flatten(1).sum(1) / where.flatten(1).sum(1)
 
 
 def dark_channel_density(image: Tensor, patch: int = PATCH) -> Tensor:

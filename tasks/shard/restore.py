@@ -33,8 +33,9 @@ from tasks.shard.requests import EditRequests
 Hollow = npt.NDArray[np.bool_]
 WORDS = {"colorize": ("black and white photo", "color photo"), "inpaint": ("", ""), "super-resolution": ("", "")}
 """Words of the damage and of the whole, where neither run nor manifest gives any."""
-NOISE_LEVEL = {"colorize": math.inf, "inpaint": math.inf, "super-resolution": 0.15}
-"""Detail is added to large shapes that the photo has; colours and the insides of holes it has not."""
+NOISE_LEVEL = {"colorize": math.inf, "inpaint": 0.3, "super-resolution": 0.15}
+"""Colours the photo has none of. Detail is added to large shapes that it has, or that a smooth filling has; from more noise
+holes are filled with more that is not there."""
 MAX_ENLARGED = 24_000_000
 """Pixels of an enlarged photo: the engine holds about 120 bytes for each."""
 THUMBNAIL = 256

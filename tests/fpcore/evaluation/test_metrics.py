@@ -88,3 +88,17 @@ def test_structure_distance_separates_dehazing_from_collapse_on_sots() -> None:
 
 def test_two_flat_pictures_have_the_same_structure() -> None:
     assert metrics.structure_distance(colour(0.5, 0.5, 0.5), colour(0.9, 0.9, 0.9)).abs().max() < 1e-6
+
+
+def test_measures_of_some_pixels_agree_with_those_of_all_where_these_are_all() -> None:
+    image, reference = free_hazy(), free_photographs()
+    everywhere = torch.ones(4, 1, *image.shape[-2:], dtype=torch.bool)
+    for measure in (metrics.psnr, metrics.ssim):
+        assert torch.allclose(measure(image, reference, everywhere), measure(image, reference), atol=1e-4)
+    half = everywhere.clone()
+    half[..., image.shape[-1] // 2 :] = False
+    mixed = torch.where(half, image, reference)
+    assert torch.allclose(metrics.psnr(mixed, reference, half), metrics.psnr(image, reference, half), atol=1e-4)
+    assert metrics.psnr(mixed, reference, ~half).isinf().all()
+    assert (metrics.ssim(mixed, reference, ~half) > metrics.ssim(mixed, reference, half)).all()
+    assert metrics.ssim(image, reference, ~everywhere).isnan().all()
