@@ -36,7 +36,7 @@ from tasks.store import parquet
 from tasks.store.claims import Claims
 from tasks.store.compacted import CompactedFiles, Place, read_footer
 from tasks.store.error_codes import NIGHTLY, RetryRule
-from tasks.store.errors import Corrupt, NotFound, UnknownSchema
+from tasks.store.errors import Corrupt, NotFound, StoreError, UnknownSchema
 from tasks.store.facts import COUNTED, ShardFacts, facts_from, facts_of
 from tasks.store.history import CHECKPOINT, History, PlanNews, RunStatus
 from tasks.store.names import ShardId, checkpoint_key, checkpoint_keys, plan_key, plan_numbers
@@ -459,9 +459,13 @@ class Ledger:
     def _compacted_before(self, shard: ShardId, ours: dict[str, Any]) -> dict[str, Any] | None:
         """The footer of another attempt's commit whose object was removed because a compacted file holds its rows.
 
-        Then ours, which found the name free for that reason alone, is removed.
+        Then ours, which found the name free for that reason alone, is removed. Where the store does not say, ours stands:
+        it is committed, and readers take the compacted file's rows before it.
         """
-        place = self.compacted.look().get(shard)
+        try:
+            place = self.compacted.look().get(shard)
+        except StoreError:
+            return None
         if place is None or place.footer.get("attempt_id") == ours["attempt_id"]:
             return None
         self.store.delete(shard.key)

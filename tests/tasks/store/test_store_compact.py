@@ -195,7 +195,7 @@ def test_killed_before_any_operation_every_row_is_read_once_and_the_next_call_en
             assert rows_of(opened(output)) == before, operations
             assert opened(output).open_shards() == [], operations
         operations += 1
-    assert operations > 15
+    assert operations > 10
     assert originals(opened(output)) == []
     assert whole(output) == []
 
