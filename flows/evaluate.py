@@ -119,7 +119,7 @@ def measure_dehazing(
     rows: list[dict[str, Any]] = []
     for job in jobs:
         rows.append(_measure(job, config.model_copy(update={"dehaze_variant": job.method}), run))
-        _write_tables(output, rows)
+        write_tables(output, rows)
         on_measured(job.name)
     for number, (_, hazy, truth) in enumerate(sides, 1):
         runs = [(method, f"{output}/pairs-{number}/{method}") for method in methods]
@@ -172,7 +172,8 @@ def _measure(job: _Job, config: RunConfig, run: Run) -> dict[str, Any]:
     return {"run": job.name, **dict(zip(names, cursor.fetchall()[0], strict=True))}
 
 
-def _write_tables(output: str, rows: list[dict[str, Any]]) -> None:
+def write_tables(output: str, rows: list[dict[str, Any]]) -> None:
+    """table.json, table.md and table.parquet in ``output``."""
     (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
     (Path(output) / "table.md").write_text(markdown(rows))
     pq.write_table(pa.Table.from_pylist(rows), Path(output) / "table.parquet")

@@ -11,6 +11,7 @@ from PIL import Image
 from prefect import flow
 
 from flows.batch import run_batch
+from flows.evaluate import Run
 from flows.execution import Execution
 from tasks.config import RunConfig
 from tasks.evaluation.contact_sheet import SheetRow, edit_sheet
@@ -36,8 +37,6 @@ HEADS = {
     "clip_similarity_target_image_edit_part": "CLIP edited",
 }
 MAX_ON_SHEET = 24
-Run = Callable[[str, str, RunConfig, Execution], Any]
-"""(mapping, output, config, execution): does a run to its end."""
 Table = list[dict[str, Any]]
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 from prefect import flow
 
 from flows.batch import run_batch
-from flows.evaluate import markdown, picture_rows
+from flows.evaluate import picture_rows, write_tables
 from flows.execution import Execution
 from tasks.config import RunConfig, Task
 from tasks.evaluation.restoration import CASES, OURS, Case, damage, measure, results_of
@@ -59,9 +56,7 @@ def evaluate_restore(
         rows += measure(output, case, lpips)
         heads = ["damaged", *(row["method"] for row in rows if row["task"] == case.name and row["method"] != OURS)]
         sheet([*heads, OURS, "truth"], output, case).save(Path(output) / f"sheet-{case.name}.jpg", quality=90)
-    (Path(output) / "table.json").write_text(json.dumps(rows, indent=2))
-    (Path(output) / "table.md").write_text(markdown(rows))
-    pq.write_table(pa.Table.from_pylist(rows), Path(output) / "table.parquet")
+    write_tables(output, rows)
     return rows
 
 
