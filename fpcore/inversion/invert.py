@@ -18,7 +18,7 @@ from fpcore.inversion.criteria import Status
 from fpcore.inversion.methods import Method
 from fpcore.inversion.path_bound import path_bound
 from fpcore.inversion.records import Recorder
-from fpcore.inversion.renoise import invert_renoise
+from fpcore.inversion.renoise import renoise_steps
 from fpcore.inversion.result import Cancelled as Cancelled
 from fpcore.inversion.result import Inversion as Inversion
 from fpcore.inversion.result import Predict as Predict
@@ -26,6 +26,7 @@ from fpcore.inversion.schedule import Schedule
 from fpcore.inversion.solvers import Averaging, GradientDescent
 from fpcore.inversion.spdinv import invert_spd
 from fpcore.inversion.step import compact_slots, constants, empty_state, insert_slots, take_step
+from fpcore.inversion.stepwise import walk
 
 
 def _perturbations(like: Tensor, paths: int, seeds: list[int]) -> Tensor:
@@ -67,9 +68,9 @@ def invert(
             on_images_done=on_images_done, should_stop=should_stop,
         )  # fmt: skip
     if isinstance(method.solver, Averaging) and method.solver.regularised:
-        return invert_renoise(
-            predict, schedule, z0, method.solver, batch_size=batch_size, seeds=seeds, keep_trajectory=keep_trajectory,
-            on_images_done=on_images_done, should_stop=should_stop,
+        return walk(
+            renoise_steps(predict, schedule, z0, method.solver, seeds), schedule, z0, batch_size=batch_size,
+            keep_trajectory=keep_trajectory, on_images_done=on_images_done, should_stop=should_stop,
         )  # fmt: skip
     walked, original = schedule.take(schedule.real), schedule.real.numpy()
     count, steps, k = len(z0), len(walked), method.paths

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from fpcore.inversion.criteria import Status, rms
 from fpcore.inversion.records import Recorder
-from fpcore.inversion.result import Inversion, Predict
+from fpcore.inversion.result import Predict
 from fpcore.inversion.schedule import Schedule
 from fpcore.inversion.solvers import Averaging
-from fpcore.inversion.stepwise import record, walk
+from fpcore.inversion.stepwise import Solve, record
 
 ROUNDS, ROLLS = 4, 5
 DIVERGENCE_RATE, CORRELATION_RATE = 0.065, 20.0
@@ -37,19 +37,10 @@ SMALLEST = 8
 """The pyramid of the auto-correlation ends at this height."""
 
 
-def invert_renoise(
-    predict: Predict,
-    schedule: Schedule,
-    z0: Tensor,
-    averaging: Averaging,
-    *,
-    batch_size: int = 8,
-    seeds: list[int] | None = None,
-    keep_trajectory: bool = False,
-    on_images_done: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Inversion:
-    """Invert M images (M, C, h, w); arguments and result as in ``fpcore.inversion.invert``.
+def renoise_steps(
+    predict: Predict, schedule: Schedule, z0: Tensor, averaging: Averaging, seeds: list[int] | None = None
+) -> Solve:
+    """Each step of the inversion of M images (M, C, h, w), for ``walk``. ``seeds``: one an image.
 
     Raises ValueError for rectified flow, which predicts no ε, and for latents smaller than a patch.
     """
@@ -60,11 +51,7 @@ def invert_renoise(
     seeds = list(range(len(z0))) if seeds is None else seeds
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = [torch.randn(z0.shape[1:], generator=each).to(z0.device, z0.dtype) for each in generators]
-    solve = _Renoise(predict, schedule, z0, noise, generators, averaging)
-    return walk(
-        solve, schedule, z0, batch_size=batch_size, keep_trajectory=keep_trajectory, on_images_done=on_images_done,
-        should_stop=should_stop,
-    )  # fmt: skip
+    return _Renoise(predict, schedule, z0, noise, generators, averaging)
 
 
 @dataclass(frozen=True)
