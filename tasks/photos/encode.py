@@ -16,7 +16,7 @@ from PIL import Image
 from tasks.photos import photoshop
 from tasks.photos.decode import Photo, Pixels, heif_plugin
 from tasks.photos.exif import PREFIX, ExifBlock
-from tasks.photos.formats import PNG_SIGNATURE, PhotoError
+from tasks.photos.formats import PNG_SIGNATURE, PhotoError, nclx_place
 from tasks.photos.metadata import EXTENSION, SEGMENT, XMP_SEGMENT, Metadata, Policy, fitted, published
 from tasks.photos.read_metadata import (
     EXTENSION_SIGNATURE,
@@ -207,7 +207,11 @@ def _avif(samples: npt.NDArray[Any], metadata: Metadata, quality: int, chroma: s
         blocks["exif"] = ExifBlock(metadata.exif).without_orientation()
     stream = BytesIO()
     _image(samples).save(stream, "AVIF", quality=quality, subsampling=chroma, max_threads=1, **blocks)
-    return stream.getvalue()
+    data = bytearray(stream.getvalue())
+    signal, place = dict(metadata.colour).get(b"cICP"), nclx_place(data)
+    if signal is not None and place is not None:  # Pillow has no option for it
+        struct.pack_into(">HH", data, place, signal[0], signal[1])
+    return bytes(data)
 
 
 def _heic(samples: npt.NDArray[Any], metadata: Metadata, quality: int, chroma: str) -> bytes:

@@ -86,6 +86,32 @@ def _still_brand(data: bytes) -> str | None:
     return "heic" if data[8:12] in HEIC_BRANDS or (data[8:12] in (b"mif1", b"msf1") and brands & HEIC_BRANDS) else None
 
 
+def nclx_place(data: bytes | bytearray) -> int | None:
+    """Where an AVIF or HEIC file states its colours by numbers (ISO 23091-2): two bytes of primaries, two of transfer.
+
+    That is the first ``colr`` box of kind ``nclx`` in meta/iprp/ipco, which is the picture's own: those of alpha and gain
+    map follow it. None if there is none.
+    """
+    start, end = 0, len(data)
+    for name, header in ((b"meta", 12), (b"iprp", 8), (b"ipco", 8)):
+        found = next((box for box in _boxes(data, start, end) if box[0] == name), None)
+        if found is None:
+            return None
+        start, end = found[1] + header, found[2]
+    places = (at + 12 for name, at, stop in _boxes(data, start, end) if name == b"colr" and stop - at >= 18)
+    return next((place for place in places if data[place - 4 : place] == b"nclx"), None)
+
+
+def _boxes(data: bytes | bytearray, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(name, first byte, byte after the last) of the boxes of an ISO base media file, until the first broken one."""
+    while start + 8 <= end:
+        size = int.from_bytes(data[start : start + 4], "big")
+        if size < 8 or start + size > end:  # 0 and 1, to the end and beyond 4 GiB, are for pixels, which come last
+            return
+        yield data[start + 4 : start + 8], start, start + size
+        start += size
+
+
 def _foreign(name: str) -> PhotoError:
     return PhotoError("unsupported-format", f"This is {name}. Save it as {NAMES}.")
 

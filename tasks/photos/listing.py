@@ -42,7 +42,8 @@ HIDDEN_FOLDERS, HIDDEN_FILES = "in hidden or service folders", "hidden files"
 NO_SUFFIX, OTHER = "without a suffix", "of other kinds"
 PLAIN_SUFFIX = re.compile(r"\.[a-z0-9_-]{1,12}")
 """Suffixes that are counted by name; whoever fills a bucket can think of any number of others."""
-LINKS = "links that lead out of the folder, or to folders"
+LINKS, DANGLING = "links that lead out of the folder, or to folders", "links to nothing"
+NO_FILES = "pipes, sockets and devices"
 
 
 class PassedOver(Counter[str]):
@@ -69,8 +70,8 @@ def photos_of(
             yield entry
         else:
             passed[why] += 1
-    if store.location.scheme == "file" and (links := _links(Path(store.location.path))):
-        passed[LINKS] += links
+    if store.location.scheme == "file":
+        passed.update(_no_files(Path(store.location.path)))
 
 
 def _fits(key: str, pattern: str) -> bool:
@@ -116,14 +117,18 @@ def _is_picture(entry: Entry, store: Store) -> bool:
     return True
 
 
-def _links(root: Path) -> int:
-    """Symbolic links below a folder that the listing does not follow."""
-    inside = os.path.realpath(root)
-    count = 0
+def _no_files(root: Path) -> Counter[str]:
+    """What lies below a folder and a listing of files does not show: links that it does not follow, pipes, devices."""
+    inside = os.path.realpath(root) + os.sep
+    passed = Counter[str]()
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = os.path.join(folder, name)  # noqa: PTH118  pathlib would keep every name
-            if os.path.islink(path):  # noqa: PTH114
-                leads = os.path.realpath(path)
-                count += os.path.isdir(path) or not leads.startswith(inside + os.sep)  # noqa: PTH112
-    return count
+            linked, exists = os.path.islink(path), os.path.exists(path)  # noqa: PTH110, PTH114
+            if linked and (os.path.isdir(path) or not os.path.realpath(path).startswith(inside)):  # noqa: PTH112
+                passed[LINKS] += 1
+            elif linked and not exists:
+                passed[DANGLING] += 1
+            elif exists and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: PTH112, PTH113
+                passed[NO_FILES] += 1
+    return passed

@@ -123,7 +123,7 @@ def read_manifest(source: str, access: Access = SOURCE_ONLY, pattern: str | None
     elif problems:
         raise ValueError(f"No line of the manifest can be used. {problems[0]['problem']}")
     else:
-        raise ValueError(f"{place.shown} names no photo: it is empty")
+        raise ValueError(f"{place.shown} names no photo: it is empty, or a header with no line below it")
 
 
 def _numbered(parts: list[Address], access: Access) -> Iterator[tuple[Address, int, Row | Broken]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tasks.photos import photoshop, xmp
 from tasks.photos.exif import ExifBlock
@@ -115,8 +115,9 @@ TABLE = (
     Row(
         "Colour signals: gAMA, cHRM, sRGB, cICP, mDCV, cLLI",
         "colour",
-        {"png": "kept", "heic": "kept: cICP"},
-        "cICP is what HEIC calls nclx. Other formats are shown by their ICC profile, else as sRGB.",
+        {"png": "kept", "heic": "kept: cICP", "avif": "kept: cICP"},
+        "cICP is what HEIC and AVIF call nclx; a HEIC holds it or an ICC profile. "
+        "Other formats are shown by their ICC profile, else as sRGB.",
     ),
 )
 
@@ -302,20 +303,26 @@ def fitted(metadata: Metadata, kind: str) -> Metadata:
     """Metadata that a file of format ``kind`` can hold; what it cannot is dropped and named."""
     dropped, changes = list(metadata.dropped), {}
     for row in TABLE:
-        if getattr(metadata, row.field) and not _holds(row, kind, metadata):
-            dropped.append(f"{row.short} ({kind.upper()} holds none)")
-            changes[row.field] = getattr(Metadata(), row.field)
+        value, held = getattr(metadata, row.field), _held(row, kind, metadata)
+        if held != value:
+            changes[row.field] = held
+            if row.field == "colour":
+                names = [name.decode() for name, content in value if (name, content) not in held and name != b"sRGB"]
+                dropped += [f"{row.short}: {', '.join(names)} ({kind.upper()} holds none)"] if names else []
+            else:
+                dropped.append(f"{row.short} ({kind.upper()} holds none)")
     metadata = replace(metadata, **changes)
     if kind == "jpeg":
         metadata = _in_segments(metadata, dropped)
     return replace(metadata, dropped=tuple(dict.fromkeys(dropped)))
 
 
-def _holds(row: Row, kind: str, metadata: Metadata) -> bool:
-    if row.field == "colour" and kind != "png":  # plain sRGB is what is assumed without a signal
-        signals = {name: content for name, content in metadata.colour if name != b"sRGB"}
-        return not signals or (kind in row.formats and set(signals) <= {b"cICP"})
-    return kind in row.formats
+def _held(row: Row, kind: str, metadata: Metadata) -> Any:
+    """Of a field's value what a file of format ``kind`` can hold; plain sRGB is what is assumed without a signal."""
+    if row.field == "colour" and kind in row.formats and kind != "png":
+        beside_icc = kind == "avif" or metadata.icc is None  # libheif writes the one or the other
+        return tuple(chunk for chunk in metadata.colour if chunk[0] == b"cICP" and beside_icc)
+    return getattr(metadata if kind in row.formats else Metadata(), row.field)
 
 
 def _in_segments(metadata: Metadata, dropped: list[str]) -> Metadata:

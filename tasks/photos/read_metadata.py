@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.photos import photoshop, tiff_tags, xmp
 from tasks.photos.exif import PREFIX, block_of_tiff
-from tasks.photos.formats import PhotoError, png_chunks, webp_chunks
+from tasks.photos.formats import PhotoError, nclx_place, png_chunks, webp_chunks
 from tasks.photos.metadata import Chunk, Found
 
 XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\0"
@@ -47,7 +47,12 @@ def find_metadata(kind: str, image: Any, data: bytes) -> Found:
             several = kind in ("heic", "avif") and bool(image.info.get("aux") or image.info.get("depth_images"))
             others = tuple(_named("chunk", name) for name in webp_chunks(data) if name not in WEBP_CHUNKS)
             return Found(
-                exif, icc, packet, colour=_nclx(image), other_pictures=several, others=others if kind == "webp" else ()
+                exif,
+                icc,
+                packet,
+                colour=_nclx(data),
+                other_pictures=several,
+                others=others if kind == "webp" else (),
             )
 
 
@@ -229,11 +234,9 @@ def _positive(dpi: Any) -> tuple[float, float] | None:
     return (float(dpi[0]), float(dpi[1])) if usable else None
 
 
-def _nclx(image: Any) -> tuple[Chunk, ...]:
-    """The colour signal of a HEIC picture as the PNG chunk cICP; plain sRGB is no signal."""
-    profile = image.info.get("nclx_profile")
-    if not isinstance(profile, dict):
-        return ()
-    primaries, transfer = profile.get("color_primaries", 2), profile.get("transfer_characteristics", 2)
+def _nclx(data: bytes) -> tuple[Chunk, ...]:
+    """The colour signal of a HEIC or AVIF picture as the PNG chunk cICP; plain sRGB is no signal."""
+    place = nclx_place(data)
+    primaries, transfer = (2, 2) if place is None else struct.unpack_from(">HH", data, place)
     usual = primaries in (1, 2) and transfer in (1, 2, 6, 13)
-    return () if usual else ((b"cICP", bytes([int(primaries), int(transfer), 0, 1])),)
+    return () if usual or max(primaries, transfer) > 255 else ((b"cICP", bytes([primaries, transfer, 0, 1])),)

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tasks.photos.listing import HIDDEN_FILES, HIDDEN_FOLDERS, LINKS, PassedOver
+from tasks.photos.listing import DANGLING, HIDDEN_FILES, HIDDEN_FOLDERS, LINKS, NO_FILES, PassedOver
 from tasks.photos.sources import list_photos
 from tasks.store.errors import NotFound, StoreError
 from tasks.store.pictures import picture_key
@@ -136,6 +136,9 @@ def test_links_that_lead_out_and_linked_folders_are_counted(tmp_path: Path) -> N
     os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "folder")
     os.symlink(tmp_path / "in" / "b.jpg", tmp_path / "in" / "inside.jpg")
     assert listed(tmp_path / "in") == (["b.jpg", "inside.jpg"], {LINKS: 2})
+    os.symlink(tmp_path / "in" / "gone.jpg", tmp_path / "in" / "dangling.jpg")
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    assert listed(tmp_path / "in")[1] == {LINKS: 2, DANGLING: 1, NO_FILES: 1}
     (tmp_path / "links").mkdir()
     os.symlink(tmp_path / "elsewhere" / "a.jpg", tmp_path / "links" / "a.jpg")
     with pytest.raises(NotFound, match="1 links that lead out"):

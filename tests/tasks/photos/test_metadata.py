@@ -17,7 +17,7 @@ from tasks.photos import photoshop, xmp
 from tasks.photos.decode import Photo, decode_photo
 from tasks.photos.encode import SUFFIXES, Provenance, encode_photo
 from tasks.photos.exif import ExifBlock
-from tasks.photos.formats import PhotoError
+from tasks.photos.formats import PhotoError, nclx_place
 from tasks.photos.metadata import KINDS, TABLE, Metadata, page
 from tasks.photos.tiff_tags import ASCII, LONG, SHORT, UNDEFINED, NewEntry, packed, structure
 from tests.tasks.photos import zoo
@@ -55,7 +55,7 @@ SIGNATURES = {
 def with_only(field: str, kind: str) -> Metadata:
     """Metadata of one field; of the colour signals those that a format can hold, if it can hold any."""
     value = getattr(FULL, field)
-    if field == "colour" and kind == "heic":
+    if field == "colour" and kind in ("heic", "avif"):
         value = value[:1]
     return replace(Metadata(), **{field: value})
 
@@ -90,6 +90,17 @@ def test_everything_together_and_twice(kind: str) -> None:
     second = encode_photo(zoo.PICTURE, replace(again, pixels=zoo.PICTURE), provenance=MADE_BY)
     assert second.data == first.data
     assert second.dropped == ()
+
+
+def test_the_numbers_of_a_png_stay_with_an_avif_where_its_other_signals_cannot() -> None:
+    encoded = encode_photo(zoo.PICTURE, Photo(zoo.PICTURE, None, "png", metadata=with_only("colour", "png")), "avif")
+    place = nclx_place(encoded.data)
+    assert place is not None
+    assert encoded.data[place : place + 4] == bytes([0, 12, 0, 16])
+    assert len(encoded.dropped) == 1
+    assert "gAMA" in encoded.dropped[0]
+    for cut in range(len(encoded.data)):  # a file that is cut off is no trouble
+        assert nclx_place(encoded.data[:cut]) in (None, place)
 
 
 # orientation
