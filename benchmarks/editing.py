@@ -33,7 +33,7 @@ from torch import Tensor
 from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.builtin.photographs import SUFFIXES
 from fpcore.editing.edit import EditResult, edit
-from fpcore.editing.settings import GUIDANCE_MODES, EditSettings, GuidanceMode
+from fpcore.editing.settings import GUIDANCE_MODES, PADDING_RULES, EditSettings, GuidanceMode, PaddingRule
 from fpcore.evaluation.metrics import psnr, structure_distance
 from fpcore.inversion.invert import Inversion, invert
 from fpcore.inversion.methods import MethodName, method
@@ -107,7 +107,13 @@ Judge = Callable[[Tensor], np.ndarray]
 
 
 def study(
-    setting: Setting, judge: Judge, kinds: list[str], methods: list[str], modes: list[GuidanceMode], scale: float
+    setting: Setting,
+    judge: Judge,
+    kinds: list[str],
+    methods: list[str],
+    modes: list[GuidanceMode],
+    scale: float,
+    padding: PaddingRule,
 ) -> Iterator[dict[str, Any]]:
     """A row for each method and guidance mode."""
     photographs = (setting.pixels + 1) / 2
@@ -117,7 +123,7 @@ def study(
         inverting = time.perf_counter() - began
         for mode in modes:
             began = time.perf_counter()
-            result = setting.edited(found, mode, scale)
+            result = setting.edited(found, mode, scale, padding=padding)
             seconds = inverting + time.perf_counter() - began
             source, target = setting.pictures(result.source), setting.pictures(result.target)
             kept = psnr(source, photographs).clamp(max=100)
@@ -193,20 +199,23 @@ def train_judge(folders: dict[str, list[Path]], side: int) -> tuple[Judge, float
     return judge, float(machine.score(split[1], split[3]))
 
 
-def photographs(folder: Path, count: int, seed: int) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """``count`` photographs drawn evenly from the classes, and all the others, both by class."""
+def photographs(
+    folder: Path, kinds: list[str], count: int, seed: int
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """``count`` photographs drawn evenly from the classes ``kinds``, and all the others of all classes, both by class."""
     rng, drawn, others = np.random.default_rng(seed), {}, {}
-    for n, kind in enumerate(EDITS):
+    for kind in EDITS:
         paths = sorted(p for p in (folder / kind).iterdir() if p.suffix.lower() in SUFFIXES)
         order = rng.permutation(len(paths))
-        share = count // len(EDITS) + (n < count % len(EDITS))
+        n = kinds.index(kind) if kind in kinds else None
+        share = 0 if n is None else count // len(kinds) + (n < count % len(kinds))
         drawn[kind], others[kind] = [paths[i] for i in order[:share]], [paths[i] for i in order[share:]]
     return drawn, others
 
 
 def run_study(model: Model, chosen: argparse.Namespace) -> None:
     """Measure, print and append to a file of JSON lines."""
-    drawn, others = photographs(chosen.photos, chosen.count, chosen.seed)
+    drawn, others = photographs(chosen.photos, chosen.kinds, chosen.count, chosen.seed)
     side = model.image_size[0]
     judge, accuracy = train_judge(others, side)
     kinds = [kind for kind, paths in drawn.items() for _ in paths]
@@ -226,7 +235,7 @@ def run_study(model: Model, chosen: argparse.Namespace) -> None:
         "judge": accuracy,
         "before": fooled,
     }
-    for row in study(setting, judge, kinds, chosen.only, chosen.modes, chosen.scale):
+    for row in study(setting, judge, kinds, chosen.only, chosen.modes, chosen.scale, chosen.padding):
         print(json.dumps(row), flush=True)
         with chosen.save.open("a") as lines:
             lines.write(json.dumps({**shared, **row}) + "\n")
@@ -321,6 +330,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=3.0, help="guidance weight w")
     parser.add_argument("--only", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--modes", nargs="*", choices=GUIDANCE_MODES, default=list(GUIDANCE_MODES))
+    parser.add_argument("--kinds", nargs="*", choices=EDITS, default=list(EDITS), help="classes that are drawn from")
+    parser.add_argument("--padding", choices=PADDING_RULES, default="padding")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, required=True, help="rows are appended here; the table shows all of them")
     parser.add_argument("--document", type=Path, help="put the table between the marks of this file")

@@ -122,7 +122,7 @@ MUTANTS = [
         ("count = torch.where(fresh | (norm > last) | ~norm.isfinite(), 0, count)", "count = torch.where(~norm.isfinite(), 0, count)"),
         ("return at.iteration > self._plan(at, \"renoise\")", "return at.iteration >= self._plan(at, \"renoise\")"),
         ("torch.where(at.timestep < self.early_below,", "torch.where(at.timestep > self.early_below,"),
-        ("count = torch.where(k <= first, 1, count + (k < self._plan(at, \"end\")))", "count = torch.where(k <= first, 1, count + 1)"),
+        ("kept = (k > first) & (k >= self._plan(at, \"end\"))", "kept = torch.zeros_like(k, dtype=torch.bool)"),
     ),
     *_of(
         "inversion.methods", (LOOPS,),

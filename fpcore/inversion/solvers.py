@@ -211,7 +211,7 @@ class Averaging:
         k = at.iteration - 1
         first = self._plan(at, "first")
         # before its range, the answer is f itself; after it, the mean that was found
-        count = torch.where(k <= first, 1, count + (k < self._plan(at, "end")))
+        count = torch.where(k <= first, 1, count + 1)
         kept = (k > first) & (k >= self._plan(at, "end"))
         weight = (1 / count).to(f.dtype).view(-1, *[1] * (f.ndim - 1))
         return f, (where_row(kept, mean, where_row(k <= first, f, mean + weight * (f - mean))), count)

@@ -103,3 +103,26 @@ def test_chebyshev_reaches_its_rate_where_the_spectrum_is_known(rho: float) -> N
         assert (
             residual <= 2 * sigma**k * start + 1e-12
         )  # the residual is at most the error, eigenvalues being in [0, r]
+
+
+def test_anderson_forgets_its_history_where_the_residual_grows() -> None:
+    """The iterate of such a row is the plain one, and the next is mixed with what came since alone."""
+    solver, generator = Anderson(2), torch.Generator().manual_seed(3)
+    z = torch.randn((2, 6), generator=generator, dtype=torch.float64)
+    memory = solver.init(z)
+
+    def evaluate(k: int, sizes: list[float]) -> tuple[Tensor, Tensor]:
+        """f and what is asked next, the residuals of the rows being of these sizes."""
+        nonlocal memory
+        direction = torch.randn((2, 6), generator=generator, dtype=torch.float64)
+        f = z + direction / direction.norm(dim=1, keepdim=True) * torch.tensor(sizes, dtype=torch.float64)[:, None]
+        unknown, fresh = torch.full((2,), torch.nan), torch.full((2,), k == 1)
+        following, memory = solver.step(z, f, unknown, fresh, position(2, k), memory)
+        return f, following
+
+    evaluate(1, [1.0, 1.0])
+    evaluate(2, [0.5, 0.5])
+    f, following = evaluate(3, [0.6, 0.4])
+    torch.testing.assert_close(following[0], f[0], rtol=0, atol=0)
+    assert float((following[1] - f[1]).norm()) > 1e-3
+    assert memory[2].tolist() == [1, 2]

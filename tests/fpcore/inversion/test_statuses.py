@@ -51,6 +51,14 @@ def test_each_status_is_earned(g: Callable[[Tensor], Tensor], start: float, expe
     assert run.latents.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["intra-path", "fixed-point"])
+def test_a_tenfold_residual_is_divergence_at_once(name: str) -> None:
+    """Also under a method that asks for no residual, and before patience has run out."""
+    run = solve(lambda z: -30 * z, 1.0, name, tolerance=1e-6, patience=10)
+    assert run.status == [Status.DIVERGING]
+    assert run.nfe == [3]
+
+
 def test_too_few_iterations_are_called_so() -> None:
     assert solve(lambda z: 0.5 * z, 1.0, max_iterations=3, tolerance=1e-6).status == [Status.MAX_ITERATIONS]
 
