@@ -63,7 +63,8 @@ FORMS: dict[str, dict[str, Group]] = {
     "restore": {
         "restoration": Group(
             "Restoration",
-            ("task", "mask_folder", "scale", "prompt", "target_prompt", "noise_level", "invention_map", "inventing"),
+            ("task", "mask_folder", "scale", "prompt", "target_prompt", "noise_level", "colour_start", "invention_map",
+             "inventing"),
         ),
         "inversion": INVERSION,
         **COMMON,

@@ -160,6 +160,10 @@ class RunConfig(BaseModel):
         description="restoration: noise over signal up to which a photo is inverted, less keeps more of a plain "
         "interpolation; none = the task's own",
     )
+    colour_start: Literal["likely", "grey"] = Field(
+        "likely",
+        description="colorize: what is inverted: the photo in likely colours, or grey, for models that know the words for both",
+    )
     invention_map: bool = Field(False, description="restoration: keep a map of what was invented, white = much")
     attention_maps: bool = Field(False, description="keep a picture of what each word attends to, or of where haze is")
     white_balance: bool = Field(False, description="dehazing: take the airlight's cast of colour off as well")

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-STRIDE = 4
-"""Pixels of the picture to one of the map."""
-MULTIPLE = 16
-"""The network takes sides that are multiples of this many pixels."""
+from fpcore.small_unet import SmallUNet
 
 
 @dataclass(frozen=True)
@@ -31,61 +28,17 @@ class Prediction:
     airlight_spread: Tensor
 
 
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.normal_(self.second.weight, std=0.2 / (3 * width**0.5))
-        self.second.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.second(F.relu(self.first(F.relu(x))))
-        return x + change
-
-
-class HazeDensityNet(nn.Module):
-    """(B, 3, H, W), sides multiples of ``MULTIPLE``, divided by an airlight → ``Prediction``. A small U-shaped network:
-    two residual blocks at a quarter, an eighth and a sixteenth of the resolution, the whole picture's mean and maximum added
-    at the coarsest, and the way back."""
+class HazeDensityNet(SmallUNet):
+    """(B, 3, H, W), sides multiples of ``MULTIPLE``, divided by an airlight → ``Prediction``."""
 
     def __init__(self, widths: tuple[int, int, int, int] = (24, 40, 56, 80)) -> None:
-        super().__init__()
-        a, b, c, d = widths
-        self.stem = nn.Conv2d(4, a, 5, stride=2, padding=2)
-        self.to_quarter = nn.Conv2d(a, b, 3, stride=2, padding=1)
-        self.quarter = nn.Sequential(_Residual(b), _Residual(b))
-        self.to_eighth = nn.Conv2d(b, c, 3, stride=2, padding=1)
-        self.eighth = nn.Sequential(_Residual(c), _Residual(c))
-        self.to_sixteenth = nn.Conv2d(c, d, 3, stride=2, padding=1)
-        self.sixteenth = nn.Sequential(_Residual(d), _Residual(d))
-        self.whole = nn.Sequential(nn.Linear(2 * d, d), nn.ReLU(), nn.Linear(d, d))
-        self.mix = _Residual(d)
-        self.from_sixteenth = nn.Conv2d(d, c, 1)
-        self.back_eighth = _Residual(c)
-        self.from_eighth = nn.Conv2d(c, b, 1)
-        self.back_quarter = _Residual(b)
-        self.head = nn.Conv2d(b, 8, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=0.01)
+        super().__init__(4, 8, widths)
 
     def forward(self, x: Tensor) -> Prediction:
         """Ask about pictures."""
-        least = x.amin(1, keepdim=True)
-        x = F.relu(self.stem(torch.cat([x, least], 1) - 0.5))
-        quarter = self.quarter(self.to_quarter(x))
-        eighth = self.eighth(self.to_eighth(F.relu(quarter)))
-        deep = self.sixteenth(self.to_sixteenth(F.relu(eighth)))
-        pooled = torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], 1)
-        deep = self.mix(deep + self.whole(pooled)[:, :, None, None])
-        eighth = self.back_eighth(eighth + _twice(self.from_sixteenth(F.relu(deep))))
-        quarter = self.back_quarter(quarter + _twice(self.from_eighth(F.relu(eighth))))
-        out = self.head(F.relu(quarter))
+        out = self.answer(torch.cat([x, x.amin(1, keepdim=True)], 1) - 0.5)
         tau = F.softplus(4 * out[:, :1] - 1) / 4 * 2
         return Prediction(tau, out[:, 1:2].clamp(-5, 2) - 1, 1 + 0.3 * out[:, 2:5], out[:, 5:8].clamp(-5, 2) - 2)
-
-
-def _twice(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def pooled_airlight(p: Prediction) -> Tensor:

@@ -23,8 +23,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet, Prediction, first_airlight, pooled_airlight
+from fpcore.dehazing.haze_density import HazeDensityNet, Prediction, first_airlight, pooled_airlight
 from fpcore.evaluation.clarity import local_statistics
+from fpcore.small_unet import MULTIPLE
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 HazeWeights = Literal["research", "free"]

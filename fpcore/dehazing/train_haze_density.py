@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.real_haze import SEGMENTS, RealHaze, render_real_haze
-from fpcore.dehazing.haze_density import STRIDE, HazeDensityNet, Prediction, first_airlight, pooled_airlight
+from fpcore.dehazing.haze_density import HazeDensityNet, Prediction, first_airlight, pooled_airlight
+from fpcore.small_unet import STRIDE
 
 log = logging.getLogger(__name__)
 CROP = 128

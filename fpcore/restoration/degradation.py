@@ -61,15 +61,21 @@ class Degradation(ABC):
 class Grey(Degradation):
     """Only the luma is known: A x = w · x, A⁺ y = (y, y, y). ``measured`` (B, 1, H, W).
 
-    A⁺ adds grey, so that P changes no colour difference (R − Y, B − Y); w · (1, 1, 1) = 1.
+    A⁺ adds grey, so that P changes no colour difference (R − Y, B − Y); w · (1, 1, 1) = 1. ``likely`` (B, 3, H, W): pictures in
+    likely colours to begin with; None: the grey ones.
     """
 
     measured: Tensor
+    likely: Tensor | None = None
 
     @classmethod
-    def of(cls, pictures: Tensor) -> Grey:
+    def of(cls, pictures: Tensor, likely: Tensor | None = None) -> Grey:
         """What is left of ``pictures`` (B, 3, H, W) without their colour."""
-        return cls(luma(pictures))
+        return cls(luma(pictures), likely)
+
+    def grey(self) -> Tensor:
+        """A⁺ y: the grey photographs (B, 3, H, W)."""
+        return self.measured.expand(-1, 3, -1, -1)
 
     def project(self, x: Tensor) -> Tensor:
         """See Degradation."""
@@ -77,13 +83,13 @@ class Grey(Degradation):
 
     def in_gamut(self, x: Tensor) -> Tensor:
         """See Degradation: colours are made paler, all three of a pixel alike."""
-        base = self.start()
+        base = self.grey()
         x = self.project(x)
         return base + _room(x, base).amin(1, keepdim=True) * (x - base)
 
     def start(self) -> Tensor:
-        """See Degradation: the grey photograph."""
-        return self.measured.expand(-1, 3, -1, -1)
+        """See Degradation: the photograph in likely colours, or grey."""
+        return self.grey() if self.likely is None else self.in_gamut(self.likely)
 
     def error(self, x: Tensor) -> Tensor:
         """See Degradation."""

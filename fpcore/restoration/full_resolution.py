@@ -94,7 +94,7 @@ def grey(pixels: Pixels) -> Pixels:
     output = np.empty_like(pixels)
     for y in range(0, len(pixels), BAND_ROWS):
         band = slice(y, y + BAND_ROWS)
-        output[band] = _integers(Grey.of(_floats(pixels[band])).start(), pixels)
+        output[band] = _integers(Grey.of(_floats(pixels[band])).grey(), pixels)
     return output
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from fpcore.evaluation.colour_difference import ciede2000
 from fpcore.evaluation.metrics import colourfulness, psnr, ssim
 from fpcore.evaluation.perceptual import Lpips
-from fpcore.restoration.degradation import Average, Grey, Hole
+from fpcore.restoration.chroma import likely_colours
+from fpcore.restoration.degradation import Average, Grey, Hole, luma
 from fpcore.restoration.full_resolution import contradiction
 from fpcore.restoration.random_hole import random_hole
 from tasks.photos.decode import decode_photo, model_input
@@ -112,8 +113,10 @@ def _damaged(case: Case, truth: Bytes, hole: npt.NDArray[np.bool_]) -> dict[str,
     """The damaged photograph, its mask where it has one, and the baselines, by the names of their folders."""
     match case.task:
         case "colorize":
-            grey = _integers(Grey.of(_floats(truth)).start())
-            return {"damaged": grey, "grey": grey}
+            known = Grey.of(_floats(truth))
+            grey = _integers(known.grey())
+            likely = known.in_gamut(likely_colours(luma(_floats(grey))))
+            return {"damaged": grey, "grey": grey, "likely colours": _integers(likely)}
         case "inpaint":
             damaged = np.where(hole[..., None], np.uint8(127), truth)
             known = Hole(_floats(damaged), torch.from_numpy(hole)[None, None])

@@ -19,11 +19,12 @@ from fpcore.inversion.criteria import Status
 from fpcore.inversion.invert import Inversion
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size, pad, size_multiple
-from fpcore.restoration.degradation import Average, Degradation, Grey, Hole
+from fpcore.restoration.chroma import LONGEST_SIDE, likely_colours
+from fpcore.restoration.degradation import Average, Degradation, Grey, Hole, luma
 from fpcore.restoration.full_resolution import colour, contradiction, enlarge, fill, grey, invented
 from fpcore.restoration.restore import Restored, RestoreSettings, restore
 from tasks.config import RunConfig
-from tasks.photos.decode import Photo, Pixels
+from tasks.photos.decode import Photo, Pixels, model_input
 from tasks.shard.cancellation import Stop
 from tasks.shard.loaded import Loaded
 from tasks.shard.method import inversion_method
@@ -31,11 +32,11 @@ from tasks.shard.outcome import NON_FINITE, Columns, Failure, Outcome, inversion
 from tasks.shard.requests import EditRequests
 
 Hollow = npt.NDArray[np.bool_]
-WORDS = {"colorize": ("black and white photo", "color photo"), "inpaint": ("", ""), "super-resolution": ("", "")}
-"""Words of the damage and of the whole, where neither run nor manifest gives any."""
-NOISE_LEVEL = {"colorize": math.inf, "inpaint": 0.3, "super-resolution": 0.15}
-"""Colours the photo has none of. Detail is added to large shapes that it has, or that a smooth filling has; from more noise
-holes are filled with more that is not there."""
+WORDS_FOR_GREY = ("black and white photo", "color photo")
+"""Words of the damage and of the whole, where neither run nor manifest gives any; none where it is not grey that is inverted."""
+NOISE_LEVEL = {"colorize": 0.3, "inpaint": 0.3, "super-resolution": 0.15}
+"""Detail is added to large shapes and colours that the photo has, or that are likely; from more noise the model invents more,
+and is further from the truth."""
 MAX_ENLARGED = 24_000_000
 """Pixels of an enlarged photo: the engine holds about 120 bytes for each."""
 THUMBNAIL = 256
@@ -84,7 +85,7 @@ def run_restore(
     found: dict[int, Outcome] = {}
     seconds: dict[str, float] = {}
     if able:
-        damage = _damage(config, model, pixels[able], [holes[i] for i in able])
+        damage = _damage(config, model, pixels[able], [holes[i] for i in able], [photos[i].photo for i in able])
         asked = requests.of(able)
         words = [_words(config, prompt, target) for prompt, target in zip(asked.prompts, asked.targets, strict=True)]
         settings = _settings(config, damage.start().shape[-2:].numel())
@@ -152,8 +153,17 @@ def said_to_be_invented(config: RunConfig, columns: Columns) -> str:
     }[config.task]
 
 
+def _from_grey(config: RunConfig) -> bool:
+    return config.task == "colorize" and config.colour_start == "grey"
+
+
+def _noise_level(config: RunConfig) -> float:
+    """Grey has no colours to keep: it is inverted to the end."""
+    return config.noise_level or (math.inf if _from_grey(config) else NOISE_LEVEL[config.task])
+
+
 def _words(config: RunConfig, prompt: str, target: str | None) -> tuple[str, str]:
-    usual = WORDS[config.task]
+    usual = WORDS_FOR_GREY if _from_grey(config) else ("", "")
     return prompt or usual[0], usual[1] if target is None else target
 
 
@@ -161,7 +171,7 @@ def _settings(config: RunConfig, pixels: int) -> RestoreSettings:
     return RestoreSettings(
         method=inversion_method(config),
         num_inference_steps=config.num_inference_steps,
-        noise_level=config.noise_level or NOISE_LEVEL[config.task],
+        noise_level=_noise_level(config),
         batch_size=max(1, min(config.batch_size, MAX_ENLARGED // pixels)),
     )
 
@@ -175,7 +185,9 @@ def _small_hole(item: Loaded, config: RunConfig, pixels: Tensor) -> Tensor | Non
     return F.adaptive_max_pool2d(torch.from_numpy(hole)[None].float(), pixels.shape[-2:]) > 0
 
 
-def _damage(config: RunConfig, model: Model, pixels: Tensor, holes: Sequence[Tensor | None]) -> Degradation:
+def _damage(
+    config: RunConfig, model: Model, pixels: Tensor, holes: Sequence[Tensor | None], photos: Sequence[Photo | None]
+) -> Degradation:
     """What the group's photos say, padded to a size that the model takes."""
     if config.task == "super-resolution":
         multiple = size_multiple(model) // math.gcd(size_multiple(model), config.scale)
@@ -183,15 +195,30 @@ def _damage(config: RunConfig, model: Model, pixels: Tensor, holes: Sequence[Ten
         padding = (0, -width % multiple, 0, -height % multiple)
         return Average(F.pad(pixels, padding, mode="replicate"), config.scale)
     if config.task == "colorize":
-        return Grey.of(pad(pixels, model))
+        if _from_grey(config):
+            return Grey.of(pad(pixels, model))
+        likely = torch.stack([_coloured(picture, photo) for picture, photo in zip(pixels, photos, strict=True)])
+        return Grey.of(pad(pixels, model), pad(likely, model))
     hole = torch.stack([h for h in holes if h is not None])
     return Hole(pad(pixels, model), pad(hole.float(), model) > 0)
+
+
+def _coloured(picture: Tensor, photo: Photo | None) -> Tensor:
+    """``picture`` (3, h, w) in the colours that its photograph is likely to have had."""
+    seen = picture
+    if photo is not None:
+        height, width = (max(1, round(side * LONGEST_SIDE / max(photo.size))) for side in photo.size)
+        seen = torch.from_numpy(model_input(photo, (height, width)))
+    likely = F.interpolate(likely_colours(luma(seen[None])), picture.shape[-2:], mode="bilinear", antialias=True)
+    return Grey.of(picture[None]).project(likely)[0]
 
 
 def _outcome(config: RunConfig, picture: Tensor, words: tuple[str, str], restored: Restored, i: int) -> Outcome:
     height, width = (side * (config.scale if config.task == "super-resolution" else 1) for side in picture.shape[-2:])
     source, result = (p[i, :, :height, :width] for p in (restored.start, restored.result))
-    said = {"task": config.task, "noise_level": config.noise_level or NOISE_LEVEL[config.task]}
+    if config.task == "colorize":  # the change from grey is what is carried to the photograph
+        source = Grey.of(source[None]).grey()[0]
+    said = {"task": config.task, "noise_level": _noise_level(config)}
     if config.task == "super-resolution":
         said["scale"] = config.scale
     sampling = restored.sampling

@@ -16,14 +16,16 @@ VERSION = ("uri", "size", "etag")
 """Columns that tell one version of a photo from another."""
 ASKED = tuple(name for name in PLAN.names if name not in {"shard", "row", "attempt", "key", *VERSION})
 """Columns that say what is asked of the photo."""
+_ASKED = frozenset(ASKED)
 _NOTHING = "{}"
 
 
 def identity(entry: dict[str, Any]) -> bytes:
     """16 bytes that are equal for two entries if key, version and what is asked are."""
-    asked = {name: entry[name] for name in ASKED if entry.get(name) is not None}
-    uri, size, etag = (entry.get(name) for name in VERSION)
-    return _digest(entry["key"], uri, size, etag, json.dumps(asked) if asked else _NOTHING)
+    asked = _NOTHING
+    if not _ASKED.isdisjoint(entry):
+        asked = _asked(list(ASKED), tuple(entry.get(name) for name in ASKED))
+    return _digest(entry["key"], entry.get("uri"), entry.get("size"), entry.get("etag"), asked)
 
 
 def identities(plan: pa.Table) -> Iterator[tuple[bytes, bytes]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fpcore.builtin.demo_photographs import clear_photographs
-from fpcore.dehazing.haze_density import MULTIPLE, HazeDensityNet
+from fpcore.dehazing.haze_density import HazeDensityNet
 from fpcore.dehazing.haze_estimate import (
     DARK_SHARE,
     HazeEstimate,
@@ -23,6 +23,7 @@ from fpcore.dehazing.haze_estimate import (
 from fpcore.dehazing.quality_gate import judge_estimate, newly_clipped
 from fpcore.dehazing.restore import plan_restoration, restore, restore_picture
 from fpcore.evaluation.metrics import psnr
+from fpcore.small_unet import MULTIPLE
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,0 +1,66 @@
+"""What colours a grey photograph is likely to have had: the plain way to colour it, and what colorize begins with.
+
+A small network is asked for the colour differences R − Y and B − Y in proportion to the luma Y, and answers with their
+medians: pale where colours could be many. Only luma and the height in the photograph are told (skies are above).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fpcore.small_unet import MULTIPLE, SmallUNet
+
+WEIGHTS = Path(__file__).parent.parent / "builtin" / "chroma.safetensors"
+LONGEST_SIDE = 112
+"""Pixels at which the network is asked: about what it was trained at."""
+LEAST_LUMA = 0.15
+"""Added to the luma that colour differences are in proportion to."""
+
+
+class ChromaNet(SmallUNet):
+    """Luma (B, 1, H, W) in [0, 1], sides multiples of ``MULTIPLE`` → R − Y and B − Y (B, 2, H/4, W/4)."""
+
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 48, 80, 112)) -> None:
+        super().__init__(3, 2, widths)
+
+    def forward(self, luma: Tensor, height: Tensor | None = None) -> Tensor:
+        """``height`` (B, H): 0 at the top of the photograph, 1 at its foot; None: the whole photograph is shown."""
+        b, _, h, w = luma.shape
+        if height is None:
+            height = ((torch.arange(h, device=luma.device) + 0.5) / h).expand(b, h)
+        place = (height.view(b, 1, h, 1) - 0.5).to(luma).expand(b, 1, h, w)
+        detail = luma - F.avg_pool2d(luma, 9, stride=1, padding=4, count_include_pad=False)
+        differences = self.answer(torch.cat([luma - 0.5, place, 4 * detail], 1))
+        return differences * (F.avg_pool2d(luma, 4) + LEAST_LUMA)
+
+
+@cache
+def chroma_net() -> ChromaNet:
+    """The shipped network, in evaluation mode."""
+    net = ChromaNet()
+    net.load_state_dict(load_file(WEIGHTS))
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def likely_colours(luma: Tensor, net: ChromaNet | None = None) -> Tensor:
+    """(B, 1, H, W) in [0, 1] to pictures (B, 3, H, W) of that very luma; colours may leave [0, 1]."""
+    net = chroma_net() if net is None else net
+    scale = LONGEST_SIDE / max(luma.shape[-2:])
+    size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in luma.shape[-2:]]
+    asked = F.interpolate(luma.float(), size, mode="bilinear", antialias=True, align_corners=False)
+    found = F.interpolate(net(asked), luma.shape[-2:], mode="bilinear", align_corners=False)
+    return with_chroma(luma.float(), found).to(luma)
+
+
+def with_chroma(luma: Tensor, differences: Tensor) -> Tensor:
+    """The picture (B, 3, H, W) of a luma (B, 1, H, W), Rec. 601, and R − Y and B − Y (B, 2, H, W)."""
+    red, blue = differences.unbind(1)
+    green = -(0.299 * red + 0.114 * blue) / 0.587
+    return luma + torch.stack([red, green, blue], 1)
