@@ -39,9 +39,15 @@ WHERE = (
 
 
 def default_steps(given: dict[str, Any]) -> int:
-    """Ten steps suffice a built-in model, whose own spacing contracts alike on all (docs/CONVERGENCE.md)."""
+    """Ten steps suffice a built-in model, whose own spacing contracts alike on all (docs/CONVERGENCE.md).
+
+    Restoration takes eighteen, of which it walks the few up to its noise level: all are certified then, and a photo costs
+    fewer evaluations (docs/RESTORATION.md).
+    """
     builtin = str(given.get("pretrained_model_name_or_path")).startswith("builtin:")
-    return 10 if builtin and given.get("operation") != "edit" and given.get("sampler") == "ddim" else 25
+    if not builtin or given.get("operation") == "edit" or given.get("sampler") != "ddim":
+        return 25
+    return 18 if given.get("operation") == "restore" else 10
 
 
 def default_spacing(given: dict[str, Any]) -> TimestepSpacing | None:
@@ -107,8 +113,8 @@ class RunConfig(BaseModel):
         default_factory=default_steps,
         ge=1,
         le=1000,
-        description="DDIM steps of inversion and regeneration; left out: 10 with a built-in model; 25 with others, "
-        "to edit, and for the other samplers",
+        description="DDIM steps of inversion and regeneration; left out: 10 with a built-in model, 18 to restore; 25 "
+        "with others, to edit, and for the other samplers",
     )
     timestep_spacing: TimestepSpacing | None = Field(
         default_factory=default_spacing,

@@ -1,7 +1,7 @@
 """What colours a grey photograph is likely to have had: the plain way to colour it, and what colorize begins with.
 
 A small network is asked for the colour differences R − Y and B − Y in proportion to the luma Y, and answers with their
-medians: pale where colours could be many. Only luma and the height in the photograph are told (skies are above).
+means: pale where colours could be many. Only luma and the height in the photograph are told (skies are above).
 """
 
 from __future__ import annotations

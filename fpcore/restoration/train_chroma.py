@@ -1,6 +1,7 @@
 """Train the network that tells likely colours:  python -m fpcore.restoration.train_chroma FOLDER… --out DIR
 
-On photographs in colour alone. The loss is the absolute error of R − Y and B − Y, so that the answer is their median.
+On photographs in colour alone. The loss is the logarithm of each photograph's mean squared error of R − Y and B − Y: its
+PSNR, for which pale photographs count as much as colourful ones.
 Photographs whose name's SHA-1 is a multiple of ``KEPT_OUT`` are never trained on. Killed and started again it goes on
 from its checkpoint.
 """
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 KEPT_OUT = 20
 CROP = 96
 SHORT_SIDE = 112
+LEAST_ERROR = 1e-4
+"""Mean squared error that nobody sees; no photograph is learnt below it."""
 GREY_BELOW = 0.01
 """Mean absolute colour difference of a photograph that has no colours to learn from."""
 
@@ -71,6 +74,11 @@ def draw(photos: Sequence[Tensor], count: int, generator: torch.Generator) -> tu
     return torch.stack(pixels), torch.stack(heights)
 
 
+def error_of(found: Tensor, true: Tensor) -> Tensor:
+    """Mean over the batch of the logarithm of each picture's mean squared error."""
+    return torch.log((found - true).square().mean((1, 2, 3)) + LEAST_ERROR).mean()
+
+
 def train(
     photos: Sequence[Tensor], out: Path, minutes: float, batch: int, rate: float, seed: int, start: Path | None = None
 ) -> ChromaNet:
@@ -95,16 +103,17 @@ def train(
             group["lr"] = rate * min(1.0, (i + 1) / 100, left / 0.6)
         pictures, heights = draw(photos, batch, torch.Generator().manual_seed((seed << 32) + i))
         true = F.avg_pool2d(differences(pictures), STRIDE)
-        loss = (net(luma(pictures).contiguous(memory_format=torch.channels_last), heights) - true).abs().mean()
+        found = net(luma(pictures).contiguous(memory_format=torch.channels_last), heights)
+        loss = error_of(found, true)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         i += 1
         torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - min(0.998, i / (i + 10)))
-        sums = [sums[0] + float(loss.detach()) / 50, sums[1] + float(true.abs().mean()) / 50]
+        sums = [sums[0] + float(loss.detach()) / 50, sums[1] + float(error_of(torch.zeros_like(true), true)) / 50]
         if i % 50 == 0:
-            log.info("%d iterations, %.1f minutes: error %.4f, of grey %.4f", i, seconds / 60, *sums)
+            log.info("%d iterations, %.1f minutes: error %.3f, of grey %.3f", i, seconds / 60, *sums)
             sums = [0.0, 0.0]
         if i % 200 == 0:
             _save(out, net, average, optimizer, i, seconds)

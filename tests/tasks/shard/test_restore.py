@@ -99,3 +99,28 @@ def test_what_would_be_too_large_is_refused_before_it_is_computed(
         photos / "small", tmp_path, task="super-resolution", pretrained_model_name_or_path=str(model_folder("sd1"))
     )
     assert {(row["status"], row["error_code"]) for row in rows} == {("failed", "too-large")}
+
+
+def test_grey_can_be_inverted_as_it_is_and_the_words_are_its_own(photos: Path, tmp_path: Path) -> None:
+    """For models that know the words for grey and for colour; by default it is the photo in likely colours."""
+    options = {"task": "colorize", "pretrained_model_name_or_path": "builtin:haze", "tolerance": 1e-2}
+    likely = run(photos / "grey", tmp_path / "likely", **options)
+    grey = run(photos / "grey", tmp_path / "grey", colour_start="grey", **options)
+    assert {(row["prompt"], row["target_prompt"]) for row in likely} == {("", "")}
+    assert {(row["prompt"], row["target_prompt"]) for row in grey} == {("black and white photo", "color photo")}
+    for first, second in zip(likely, grey, strict=True):
+        assert first["metrics"]["colourfulness_before"] == second["metrics"]["colourfulness_before"] == 0
+        assert first["metrics"]["colourfulness_after"] > 1
+        assert first["nfe"] < second["nfe"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"pretrained_model_name_or_path": "builtin:scenes"}, 18),
+        ({"pretrained_model_name_or_path": "somebody/model"}, 25),
+        ({"pretrained_model_name_or_path": "builtin:scenes", "num_inference_steps": 7}, 7),
+    ],
+)
+def test_steps_where_nothing_is_said(settings: dict[str, object], steps: int) -> None:
+    assert RunConfig(operation="restore", **settings).num_inference_steps == steps  # type: ignore[arg-type]
