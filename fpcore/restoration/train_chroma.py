@@ -44,9 +44,9 @@ def is_kept_out(path: Path) -> bool:
 
 def load(path: Path) -> Tensor:
     """A photograph (3, H, W) uint8, short side ``SHORT_SIDE``."""
-    image = Image.open(path)
-    image.draft("RGB", (2 * SHORT_SIDE, 2 * SHORT_SIDE))
-    image = image.convert("RGB")
+    file = Image.open(path)
+    file.draft("RGB", (2 * SHORT_SIDE, 2 * SHORT_SIDE))
+    image = file.convert("RGB")
     scale = SHORT_SIDE / min(image.size)
     size = (max(SHORT_SIDE, round(image.width * scale)), max(SHORT_SIDE, round(image.height * scale)))
     return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BOX))).permute(2, 0, 1)

@@ -113,9 +113,9 @@ def _damaged(case: Case, truth: Bytes, hole: npt.NDArray[np.bool_]) -> dict[str,
     """The damaged photograph, its mask where it has one, and the baselines, by the names of their folders."""
     match case.task:
         case "colorize":
-            known = Grey.of(_floats(truth))
-            grey = _integers(known.grey())
-            likely = known.in_gamut(likely_colours(luma(_floats(grey))))
+            colourless = Grey.of(_floats(truth))
+            grey = _integers(colourless.grey())
+            likely = colourless.in_gamut(likely_colours(luma(_floats(grey))))
             return {"damaged": grey, "grey": grey, "likely colours": _integers(likely)}
         case "inpaint":
             damaged = np.where(hole[..., None], np.uint8(127), truth)

@@ -108,7 +108,7 @@ def _boxes(data: bytes | bytearray, start: int, end: int) -> Iterator[tuple[byte
         size = int.from_bytes(data[start : start + 4], "big")
         if size < 8 or start + size > end:  # 0 and 1, to the end and beyond 4 GiB, are for pixels, which come last
             return
-        yield data[start + 4 : start + 8], start, start + size
+        yield bytes(data[start + 4 : start + 8]), start, start + size
         start += size
 
 
