@@ -1,11 +1,13 @@
 """What colours a grey photograph is likely to have had: the plain way to colour it, and what colorize begins with.
 
-A small network is asked for the colour differences R − Y and B − Y in proportion to the luma Y, and answers with their
-means: pale where colours could be many. Only luma and the height in the photograph are told (skies are above).
+A small network is asked for the colour differences R − Y and B − Y in proportion to the luma Y, and answers with those that
+look least different from all that they could be: pale where that is much. Only luma and the height in the photograph are told
+(skies are above).
 """
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -46,6 +48,12 @@ def chroma_net() -> ChromaNet:
     net = ChromaNet()
     net.load_state_dict(load_file(WEIGHTS))
     return net.eval().requires_grad_(False)
+
+
+@cache
+def weights_digest() -> str:
+    """SHA-256 (hex) of the shipped network's weights."""
+    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """Train the network that tells likely colours:  python -m fpcore.restoration.train_chroma FOLDER… --out DIR
 
-On photographs in colour alone. The loss is the logarithm of each photograph's mean squared error of R − Y and B − Y: its
-PSNR, for which pale photographs count as much as colourful ones.
+On photographs in colour alone. The loss is how different the colours look, the colour difference CIE94 in its symmetric form.
 Photographs whose name's SHA-1 is a multiple of ``KEPT_OUT`` are never trained on. Killed and started again it goes on
 from its checkpoint.
 """
@@ -23,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fpcore.builtin.photographs import list_photographs
-from fpcore.restoration.chroma import ChromaNet
+from fpcore.evaluation.clarity import cielab
+from fpcore.restoration.chroma import ChromaNet, with_chroma
 from fpcore.restoration.degradation import luma
 from fpcore.small_unet import STRIDE
 
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 KEPT_OUT = 20
 CROP = 96
 SHORT_SIDE = 112
-LEAST_ERROR = 1e-4
-"""Mean squared error that nobody sees; no photograph is learnt below it."""
 GREY_BELOW = 0.01
 """Mean absolute colour difference of a photograph that has no colours to learn from."""
 
@@ -74,9 +72,15 @@ def draw(photos: Sequence[Tensor], count: int, generator: torch.Generator) -> tu
     return torch.stack(pixels), torch.stack(heights)
 
 
-def error_of(found: Tensor, true: Tensor) -> Tensor:
-    """Mean over the batch of the logarithm of each picture's mean squared error."""
-    return torch.log((found - true).square().mean((1, 2, 3)) + LEAST_ERROR).mean()
+def difference_seen(found: Tensor, true: Tensor) -> Tensor:
+    """Mean colour difference CIE94 of pictures (B, 3, H, W), sRGB, with the mean of both chromas in its weights."""
+    (l1, a1, b1), (l2, a2, b2) = (cielab(x.clamp(1e-3, 1).transpose(0, 1)) for x in (found, true))
+    c1, c2 = (a1**2 + b1**2 + 1e-3).sqrt(), (a2**2 + b2**2 + 1e-3).sqrt()
+    chroma = (c1 - c2) ** 2
+    hue = ((a1 - a2) ** 2 + (b1 - b2) ** 2 - chroma).clamp_min(0)
+    mean = (c1 + c2) / 2
+    squares = (l1 - l2) ** 2 + chroma / (1 + 0.045 * mean) ** 2 + hue / (1 + 0.015 * mean) ** 2
+    return (squares + 0.05).sqrt().mean()
 
 
 def train(
@@ -102,18 +106,22 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (i + 1) / 100, left / 0.6)
         pictures, heights = draw(photos, batch, torch.Generator().manual_seed((seed << 32) + i))
-        true = F.avg_pool2d(differences(pictures), STRIDE)
-        found = net(luma(pictures).contiguous(memory_format=torch.channels_last), heights)
-        loss = error_of(found, true)
+        grey = luma(pictures)
+        found = net(grey.contiguous(memory_format=torch.channels_last), heights)
+        small, known = F.avg_pool2d(pictures, STRIDE), F.avg_pool2d(grey, STRIDE)
+        loss = difference_seen(with_chroma(known, found), small)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         i += 1
         torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - min(0.998, i / (i + 10)))
-        sums = [sums[0] + float(loss.detach()) / 50, sums[1] + float(error_of(torch.zeros_like(true), true)) / 50]
+        sums = [
+            sums[0] + float(loss.detach()) / 50,
+            sums[1] + float(difference_seen(known.expand_as(small), small)) / 50,
+        ]
         if i % 50 == 0:
-            log.info("%d iterations, %.1f minutes: error %.3f, of grey %.3f", i, seconds / 60, *sums)
+            log.info("%d iterations, %.1f minutes: difference %.3f, of grey %.3f", i, seconds / 60, *sums)
             sums = [0.0, 0.0]
         if i % 200 == 0:
             _save(out, net, average, optimizer, i, seconds)

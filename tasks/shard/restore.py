@@ -19,7 +19,7 @@ from fpcore.inversion.criteria import Status
 from fpcore.inversion.invert import Inversion
 from fpcore.models.model import Model
 from fpcore.models.sizing import fit_size, pad, size_multiple
-from fpcore.restoration.chroma import LONGEST_SIDE, likely_colours
+from fpcore.restoration.chroma import LONGEST_SIDE, likely_colours, weights_digest
 from fpcore.restoration.degradation import Average, Degradation, Grey, Hole, luma
 from fpcore.restoration.full_resolution import colour, contradiction, enlarge, fill, grey, invented
 from fpcore.restoration.restore import Restored, RestoreSettings, restore
@@ -218,9 +218,11 @@ def _outcome(config: RunConfig, picture: Tensor, words: tuple[str, str], restore
     source, result = (p[i, :, :height, :width] for p in (restored.start, restored.result))
     if config.task == "colorize":  # the change from grey is what is carried to the photograph
         source = Grey.of(source[None]).grey()[0]
-    said = {"task": config.task, "noise_level": _noise_level(config)}
+    said: dict[str, str | float] = {"task": config.task, "noise_level": _noise_level(config)}
     if config.task == "super-resolution":
         said["scale"] = config.scale
+    if config.task == "colorize":
+        said["colour_start"] = "grey" if _from_grey(config) else f"likely, by {weights_digest()[:16]}"
     sampling = restored.sampling
     columns = replace(
         inversion_columns(config, restored.schedule, restored.inversion, i),

@@ -1,5 +1,6 @@
 """Restoring photos of a shard, without Prefect: rows, published pixels, refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def test_grey_can_be_inverted_as_it_is_and_the_words_are_its_own(photos: Path, t
         assert first["metrics"]["colourfulness_before"] == second["metrics"]["colourfulness_before"] == 0
         assert first["metrics"]["colourfulness_after"] > 1
         assert first["nfe"] < second["nfe"]
+        assert json.loads(first["edit_settings"])["colour_start"].startswith("likely, by ")
+        assert json.loads(second["edit_settings"])["colour_start"] == "grey"
 
 
 @pytest.mark.parametrize(
