@@ -3,8 +3,9 @@
 The map of optical depth is small and soft; the photograph's own edges say where depth changes. Within windows τ is an affine
 function of the photograph's colour (colour-guided filter, He, Sun and Tang 2013), fitted where the network is sure of τ, and
 its four coefficients are interpolated to full size (fast guided filter, He and Sun 2015) and applied to the photograph's own
-pixels. Where t is small noise is amplified by 1/t: in flat parts (skies, fog) the gain is held to what a person accepts there.
-Flat haze is close to A, so that holding it back changes hardly anything but the noise.
+pixels. Where t is small noise is amplified by 1/t: in flat parts (skies, fog) the gain is held to the grain that a person accepts
+there. Flat haze is close to A, so that holding it back changes hardly anything but the noise. Colour has a limit of its own
+there: with D = I − A and its luma Y(D) the result is A + g Y(D) + min(g, g_c) (D − Y(D)).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from fpcore.color_transfer import AffineMap
 from fpcore.dehazing.haze_estimate import HazeEstimate, Samples
+from fpcore.evaluation.clarity import luma
 
 LEAST_TRANSMISSION = 0.1
 RADIUS = 12
@@ -28,6 +30,9 @@ EPS = 1e-3
 """Variance of colour below which a window has no edge to follow."""
 GRAIN = 0.012
 """Standard deviation of luma that a flat part may show after restoration."""
+TINT, TINT_RADIUS = 0.006, 4
+"""Standard deviation of the colour differences R − Y and B − Y that a flat part may show after restoration, within windows of
+so many pixels of the map: what is more are the blocks of JPEG in a pale sky, and they turn pink and blue."""
 FLAT, TEXTURED = 0.006, 0.015
 """Local standard deviation of luma between which flat passes into textured, where the gain is not held back."""
 NEAR_AIRLIGHT = 0.15
@@ -36,6 +41,7 @@ LEAST_SPREAD = 0.2
 """Added to the network's spread of τ (in squares): what is surest may not outweigh its whole surroundings."""
 BAND_PIXELS = 1 << 16
 """Pixels processed at a time."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MOST_TAU = 80.0
 """Optical depth beyond which exp(τ) is no number any more in float32."""
 
@@ -44,13 +50,15 @@ MOST_TAU = 80.0
 class Restoration:
     """How the haze of one photograph is taken off.
 
-    ``depth`` (4, h, w): optical depth as an affine function of colour, τ = d₀ R + d₁ G + d₂ B + d₃. ``most_gain`` (h, w) ≥ 1.
+    ``depth`` (4, h, w): optical depth as an affine function of colour, τ = d₀ R + d₁ G + d₂ B + d₃. ``most_gain`` (h, w) ≥ 1,
+    ``most_tint`` (h, w) ≥ 1: of colour.
     ``airlight`` (3,). ``balance`` (3,): factors that take the airlight's cast from the result; 1 leaves it. ``tone`` (B = 1), or
     None: affine maps of colour that come after (``fpcore.dehazing.tone``).
     """
 
     depth: Tensor
     most_gain: Tensor
+    most_tint: Tensor
     airlight: Tensor
     balance: Tensor
     tone: AffineMap | None = None
@@ -61,19 +69,35 @@ def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = 
     certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
     depth = fit_along_edges(e.picture, e.tau * e.evidence, certainty / certainty.mean().clamp_min(1e-6))
     textured = ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
-    something = ((e.picture - e.airlight.view(3, 1, 1)).abs().amax(0) / NEAR_AIRLIGHT).clamp(0, 1)
-    free, most = torch.maximum(textured, something), 1 / LEAST_TRANSMISSION
+    apart = (e.picture - e.airlight.view(3, 1, 1)).abs().amax(0) / NEAR_AIRLIGHT
+    most = 1 / LEAST_TRANSMISSION
+    free = torch.maximum(textured, apart.clamp(0, 1))
     flat_gain = (GRAIN / texture.clamp_min(1e-4)).clamp(1, most)
-    most_gain = _box((free * most + (1 - free) * flat_gain)[None].double(), 3)[0].float()
+    inside = -F.max_pool2d(-textured[None], 5, stride=1, padding=2)[0]  # lest a sky's rim keep its tints
+    free_tint = torch.maximum(inside, (apart - 1).clamp(0, 1))
+    flat_tint = min(max(TINT / max(tint_of_flat_parts(e.picture, (textured < 0.5) & (e.evidence > 0)), 1e-4), 1), most)
+    limits = torch.stack([free * most + (1 - free) * flat_gain, free_tint * most + (1 - free_tint) * flat_tint])
+    most_gain, most_tint = _box(limits.double(), 3).float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
-    return Restoration(depth, most_gain, e.airlight, balance)
+    return Restoration(depth, most_gain, most_tint, e.airlight, balance)
+
+
+def tint_of_flat_parts(picture: Tensor, flat: Tensor) -> float:
+    """Local standard deviation of the colour differences R − Y and B − Y, together, of a picture (3, h, w) where it is ``flat``
+    (h, w) bool: what three quarters of these places stay below, so that one limit holds for a sky and leaves no patches in it.
+    """
+    differences = (picture[[0, 2]] - luma(picture)).double()
+    mean = _box(differences, TINT_RADIUS)
+    spread = (_box(differences.square(), TINT_RADIUS) - mean.square()).clamp_min(0).sum(0).sqrt()
+    return float(spread[flat].quantile(0.75)) if bool(flat.any()) else 0.0
 
 
 def even_restoration(e: HazeEstimate) -> Restoration:
     """The same optical depth everywhere, whatever the colours."""
     depth = torch.zeros(4, *e.tau.shape)
     depth[3] = e.tau
-    return Restoration(depth, torch.full_like(e.tau, 1 / 0.05), e.airlight, torch.ones(3))
+    most = torch.full_like(e.tau, 1 / 0.05)
+    return Restoration(depth, most, most, e.airlight, torch.ones(3))
 
 
 def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADIUS, eps: float = EPS) -> Tensor:
@@ -121,7 +145,9 @@ def restore_picture(r: Restoration, picture: Tensor) -> Tensor:
     """The small picture (3, h, w) in [0, 1] that was looked at, without haze and before any tone; not clamped."""
     tau = ((r.depth[:3] * picture).sum(0) + r.depth[3]).clamp_min(0)
     airlight, balance = (x.view(3, 1, 1) for x in (r.airlight, r.balance))
-    return ((picture - airlight) * torch.minimum(tau.exp(), r.most_gain) + airlight) * balance
+    beyond, gain = picture - airlight, torch.minimum(tau.exp(), r.most_gain)
+    tint = torch.minimum(gain, r.most_tint)
+    return (beyond * tint + luma(beyond).to(gain) * (gain - tint) + airlight) * balance
 
 
 def restore(
@@ -146,12 +172,13 @@ def restore(
 
 
 def _grid(r: Restoration, full: int) -> npt.NDArray[np.float32]:
-    """All coefficients on the map's grid, (K, h, w): 4 of depth, the largest gain, and 12 of tone if there is one.
+    """All coefficients on the map's grid, (K, h, w): 4 of depth, the largest gains, and 12 of tone if there is one.
 
     For samples in [0, ``full``]; depth is a function of how far a colour is from the airlight.
     """
     slope = r.depth[:3]
-    parts = [slope / full, (r.depth[3] + torch.einsum("chw,c->hw", slope, r.airlight))[None], r.most_gain[None]]
+    parts = [slope / full, (r.depth[3] + torch.einsum("chw,c->hw", slope, r.airlight))[None]]
+    parts += [r.most_gain[None], r.most_tint[None]]
     if r.tone is not None:
         flat = torch.cat([r.tone.matrix[0].flatten(0, 1), r.tone.offset[0] * full])
         parts.append(F.interpolate(flat[None], r.depth.shape[1:], mode="bilinear", align_corners=False)[0])
@@ -199,8 +226,7 @@ def _restore_band(
 ) -> None:
     """One band (rows, W, 3) under ``coefficients`` (rows, K, W), which are used up, into ``output``.
 
-    With D = I − A the result I + s (b (D g + A) − I) is D (1 + s (b g − 1)) + A (1 + s (b − 1)): few passes, each over arrays
-    that stay in the processor's cache.
+    Few passes, each over arrays that stay in the processor's cache.
     """
     full = np.iinfo(pixels.dtype).max
     beyond = np.empty((3, *pixels.shape[:2]), np.float32)  # D
@@ -212,29 +238,43 @@ def _restore_band(
         gain += coefficients[:, i]
     np.clip(gain, 0, MOST_TAU, out=gain)
     np.minimum(np.exp(gain, out=gain), coefficients[:, 4], out=gain)
-    if coefficients.shape[1] > 5:
-        beyond = _toned(beyond, gain, coefficients[:, 5:], airlight, balance, share)
-    elif (balance == 1).all():
-        beyond *= gain if isinstance(share, float) and share == 1 else 1 + share * (gain - 1)
+    if coefficients.shape[1] == 6 and isinstance(share, float) and share == 1 and (balance == 1).all():
+        _gained(beyond, gain, coefficients[:, 5], out=beyond)
     else:
-        for i in range(3):
-            beyond[i] *= 1 + share * (balance[i] * gain - 1)
-            beyond[i] += airlight[i] * (share * (balance[i] - 1))
+        cleared = _gained(beyond, gain, coefficients[:, 5], out=np.empty_like(beyond))
+        result = _toned(cleared, coefficients[:, 6:], airlight, balance)
+        beyond += np.asarray(share * (result - beyond), np.float32)
     for i in range(3):
         beyond[i] += airlight[i] + np.float32(0.5)
         output[..., i] = np.clip(beyond[i], 0, full, out=beyond[i])  # cut off to whole numbers
 
 
-def _toned(
+def _gained(
     beyond: npt.NDArray[np.float32],
     gain: npt.NDArray[np.float32],
+    most_tint: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """``beyond`` (3, rows, W) with its luma times ``gain`` and its colour times no more than ``most_tint``, (rows, W) each."""
+    tint = np.minimum(gain, most_tint)
+    rest = gain - tint
+    held = bool(rest.any())
+    if held:
+        rest *= np.einsum("c,chw->hw", LUMA, beyond)
+    np.multiply(beyond, tint, out=out)
+    if held:
+        out += rest
+    return out
+
+
+def _toned(
+    cleared: npt.NDArray[np.float32],
     tone: npt.NDArray[np.float32],
     airlight: npt.NDArray[np.float32],
     balance: npt.NDArray[np.float32],
-    share: float | npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """``beyond`` (3, rows, W) = I − A, restored and under ``tone`` (rows, 12, W); still relative to A."""
-    clear = [(beyond[i] * gain + airlight[i]) * balance[i] for i in range(3)]
-    toned = [tone[:, 9 + i] + sum(tone[:, 3 * i + j] * clear[j] for j in range(3)) - airlight[i] for i in range(3)]
-    beyond += np.asarray(share * (np.stack(toned) - beyond), np.float32)
-    return beyond
+    """``cleared`` (3, rows, W) = J − A under the balance and ``tone`` (rows, 12 or 0, W); still relative to A."""
+    clear = [(cleared[i] + airlight[i]) * balance[i] for i in range(3)]
+    if tone.shape[1]:
+        clear = [tone[:, 9 + i] + sum(tone[:, 3 * i + j] * clear[j] for j in range(3)) for i in range(3)]
+    return np.stack([clear[i] - airlight[i] for i in range(3)])

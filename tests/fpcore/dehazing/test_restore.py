@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fpcore.color_transfer import AffineMap
 from fpcore.dehazing.haze_estimate import HazeEstimate
-from fpcore.dehazing.restore import Restoration, _box, plan_restoration, restore
+from fpcore.dehazing.restore import Restoration, _box, plan_restoration, restore, restore_picture
 
 HEIGHT, WIDTH = 97, 130
 
@@ -20,7 +20,8 @@ def planned(balanced: bool, toned: bool) -> Restoration:
     g = torch.Generator().manual_seed(3)
     depth = torch.cat([torch.randn(3, 12, 16, generator=g), 0.3 + torch.rand(1, 12, 16, generator=g)])
     most, airlight = 1 + 4 * torch.rand(12, 16, generator=g), torch.tensor([0.8, 0.75, 0.7])
-    plan = Restoration(depth, most, airlight, airlight.mean() / airlight if balanced else torch.ones(3))
+    tint = 1 + 3 * torch.rand(12, 16, generator=g)
+    plan = Restoration(depth, most, tint, airlight, airlight.mean() / airlight if balanced else torch.ones(3))
     if not toned:
         return plan
     matrix = torch.eye(3).view(1, 3, 3, 1, 1) + 0.1 * torch.randn(1, 3, 3, 12, 16, generator=g)
@@ -28,14 +29,16 @@ def planned(balanced: bool, toned: bool) -> Restoration:
 
 
 def formula(r: Restoration, picture: Tensor, share: Tensor) -> Tensor:
-    """I + s (tone(b ((I − A) min(e^τ, g) + A)) − I) in float64, (3, H, W) in [0, 1]."""
+    """I + s (tone(b (g Y(D) + min(g, c) (D − Y(D)) + A)) − I), D = I − A, g = min(e^τ, most), in float64, (3, H, W) in [0, 1]."""
 
     def full(x: Tensor) -> Tensor:
         return F.interpolate(x.double().flatten(0, -3)[None], picture.shape[1:], mode="bilinear")[0]
 
     depth, airlight, balance = full(r.depth), r.airlight.double().view(3, 1, 1), r.balance.double().view(3, 1, 1)
     tau = ((depth[:3] * picture).sum(0) + depth[3]).clamp_min(0)
-    clear = ((picture - airlight) * torch.minimum(tau.exp(), full(r.most_gain[None])) + airlight) * balance
+    beyond, gain = picture - airlight, torch.minimum(tau.exp(), full(r.most_gain[None]))
+    y = torch.einsum("chw,c->hw", beyond, torch.tensor([0.299, 0.587, 0.114]).double())
+    clear = (gain * y + torch.minimum(gain, full(r.most_tint[None])) * (beyond - y) + airlight) * balance
     if r.tone is not None:
         matrix = full(r.tone.matrix[0]).unflatten(0, (3, 3))
         clear = torch.einsum("ijhw,jhw->ihw", matrix, clear) + full(r.tone.offset[0])
@@ -90,3 +93,29 @@ def test_flat_parts_that_show_something_are_restored_as_a_whole() -> None:
     assert float(plan_restoration(e, torch.full((32, 32), 0.006)).most_gain.min()) > 9
     sky = dataclasses.replace(e, picture=picture + 0.33)
     assert float(plan_restoration(sky, torch.full((32, 32), 0.006)).most_gain.max()) < 5
+
+
+def test_a_pale_sky_with_the_blocks_of_jpeg_gets_no_colours_and_what_is_beneath_does() -> None:
+    blocks = (
+        torch.randn((2, 8, 16), generator=torch.Generator().manual_seed(0))
+        .repeat_interleave(8, 1)
+        .repeat_interleave(8, 2)
+    )
+    sky = torch.full((3, 64, 128), 0.88)
+    sky[[0, 2]] += 0.006 * blocks
+    ground = 0.45 + 0.2 * torch.rand((3, 64, 128), generator=torch.Generator().manual_seed(1))
+    picture, texture = (
+        torch.cat([sky, ground], 1),
+        torch.cat([torch.full((64, 128), 0.003), torch.full((64, 128), 0.05)]),
+    )
+    tau, there = torch.full((128, 128), 1.8), torch.ones(128, 128)
+    e = HazeEstimate(picture, tau, 0.3 * there, torch.full((3,), 0.95), there, 0.4, 3)
+    plan = plan_restoration(e, texture)
+    cleared = restore_picture(plan, picture)
+
+    def colourful(x: Tensor) -> float:
+        return float((x[[0, 2]] - x.mean(0)).std())
+
+    assert colourful(cleared[:, :56]) < 1.5 * colourful(picture[:, :56])
+    assert colourful(cleared[:, 80:]) > 4 * colourful(picture[:, 80:])
+    assert float(plan.most_tint[:56].std()) < 1e-6, "one limit for a sky: no patches"
