@@ -16,6 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MEMBRANE_SWEEPS, PLATE_SWEEPS = 32, 64
+PLATE_STEP = 0.015
+"""Of a plate's iteration; it would not settle from 2/64 on."""
+LEAST_PLATE = 4
+"""Side of the coarsest picture that is filled like a plate."""
 LUMA = (0.299, 0.587, 0.114)
 """Rec. 601, as JPEG and most black-and-white conversions use it."""
 
@@ -116,7 +121,7 @@ class Hole(Degradation):
 
     def start(self) -> Tensor:
         """See Degradation: the hole filled smoothly from its border."""
-        return fill_smoothly(self.measured, self.hole)
+        return self.in_gamut(fill_smoothly(self.measured, self.hole, plate=True))
 
     def error(self, x: Tensor) -> Tensor:
         """See Degradation."""
@@ -156,10 +161,11 @@ class Average(Degradation):
         return y.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
 
 
-def fill_smoothly(picture: Tensor, hole: Tensor, sweeps: int = 32) -> Tensor:
-    """``picture`` (B, C, H, W) with ``hole`` (B, 1, H, W) bool filled by an approximately harmonic function of its border.
+def fill_smoothly(picture: Tensor, hole: Tensor, *, plate: bool = False) -> Tensor:
+    """``picture`` (B, C, H, W) with ``hole`` (B, 1, H, W) bool filled from its border, like a membrane or like a thin plate.
 
-    From coarse to fine (pull and push, Gortler et al. 1996), at each level ``sweeps`` of Jacobi's iteration for Δx = 0.
+    A membrane solves Δx = 0 and stays within the values of the border; a plate, Δ²x = 0, goes on with their slope. Both
+    approximately: from coarse to fine (pull and push, Gortler et al. 1996), at each level some of Jacobi's iterations.
     A picture that is all hole turns grey.
     """
     known = (~hole).to(picture.dtype)
@@ -171,12 +177,18 @@ def fill_smoothly(picture: Tensor, hole: Tensor, sweeps: int = 32) -> Tensor:
     if min(height, width) > 1:
         weight = F.avg_pool2d(known, 2, ceil_mode=True)
         coarse = F.avg_pool2d(picture * known, 2, ceil_mode=True) / weight.clamp_min(1e-6)
-        guess = F.interpolate(fill_smoothly(coarse, weight == 0, sweeps), (height, width), mode="bilinear")
+        plate_below = plate and max(coarse.shape[-2:]) > LEAST_PLATE
+        guess = F.interpolate(fill_smoothly(coarse, weight == 0, plate=plate_below), (height, width), mode="bilinear")
     else:
         guess = (picture * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp_min(1)
     x = torch.where(hole, guess.expand_as(picture), picture)
-    for _ in range(sweeps):
-        p = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        mean = (p[..., 1:-1, :-2] + p[..., 1:-1, 2:] + p[..., :-2, 1:-1] + p[..., 2:, 1:-1]) / 4
-        x = torch.where(hole, mean, x)
+    for _ in range(PLATE_SWEEPS if plate else MEMBRANE_SWEEPS):
+        change = -PLATE_STEP * _laplacian(_laplacian(x)) if plate else _laplacian(x) / 4
+        x = torch.where(hole, x + change, x)
     return x
+
+
+def _laplacian(x: Tensor) -> Tensor:
+    """Δx by differences to the four neighbours, mirrored at the picture's border."""
+    p = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return p[..., 1:-1, :-2] + p[..., 1:-1, 2:] + p[..., :-2, 1:-1] + p[..., 2:, 1:-1] - 4 * x

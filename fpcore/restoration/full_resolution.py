@@ -37,7 +37,7 @@ def fill(pixels: Pixels, hole: npt.NDArray[np.bool_], result: Tensor) -> Pixels:
     """The photograph with ``hole`` (H, W) filled from ``result`` (3, h, w); every other pixel is the photograph's own.
 
     The result is enlarged, and what it misses by at the hole's border is taken away smoothly towards its middle, so that no
-    seam is seen (Pérez et al. 2003: a membrane of the difference).
+    seam is seen (Pérez et al. 2003, with a thin plate of the difference in the place of their membrane).
     """
     filled = pixels.copy()
     if not hole.any():
@@ -45,7 +45,7 @@ def fill(pixels: Pixels, hole: npt.NDArray[np.bool_], result: Tensor) -> Pixels:
     box = _surroundings(hole)
     own, inside = _floats(pixels[box]), torch.from_numpy(hole[box])[None, None]
     wide = _enlarged(result, hole.shape)[..., box[0], box[1]]
-    seamless = wide + fill_smoothly(own - wide, inside)
+    seamless = wide + fill_smoothly(own - wide, inside, plate=True)
     complete = Hole(own, inside).in_gamut(seamless)
     filled[hole] = _integers(complete, pixels)[hole[box]]
     return filled

@@ -34,7 +34,7 @@ from tasks.shard.requests import EditRequests
 Hollow = npt.NDArray[np.bool_]
 WORDS_FOR_GREY = ("black and white photo", "color photo")
 """Words of the damage and of the whole, where neither run nor manifest gives any; none where it is not grey that is inverted."""
-NOISE_LEVEL = {"colorize": 0.3, "inpaint": 0.3, "super-resolution": 0.15}
+NOISE_LEVEL = {"colorize": 0.1, "inpaint": 0.3, "super-resolution": 0.15}
 """Detail is added to large shapes and colours that the photo has, or that are likely; from more noise the model invents more,
 and is further from the truth."""
 MAX_ENLARGED = 24_000_000

@@ -66,6 +66,17 @@ def test_a_hole_is_filled_by_its_border_without_a_step() -> None:
     assert torch.equal(fill_smoothly(plane, torch.ones_like(hole)), torch.full_like(plane, 0.5))
 
 
+def test_a_plate_goes_on_with_the_slope_where_a_membrane_is_level() -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
+    bowl = (0.9 - 0.4 * (x**2 + y**2))[None, None].expand(1, 3, -1, -1)
+    hole = torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+    hole[..., 16:32, 14:34] = True
+    errors = [float((fill_smoothly(bowl * ~hole, hole, plate=p) - bowl).abs().max()) for p in (False, True)]
+    assert errors[1] < errors[0] / 2
+    filled = fill_smoothly(bowl * ~hole, hole, plate=True)
+    assert torch.equal(torch.where(hole, 0, filled), bowl * ~hole)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_published_colours_leave_the_luma_within_rounding(dtype: type) -> None:
     peak = np.iinfo(dtype).max
