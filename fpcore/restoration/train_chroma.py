@@ -80,7 +80,8 @@ def difference_seen(found: Tensor, true: Tensor) -> Tensor:
     hue = ((a1 - a2) ** 2 + (b1 - b2) ** 2 - chroma).clamp_min(0)
     mean = (c1 + c2) / 2
     squares = (l1 - l2) ** 2 + chroma / (1 + 0.045 * mean) ** 2 + hue / (1 + 0.015 * mean) ** 2
-    return (squares + 0.05).sqrt().mean()
+    mean_difference: Tensor = (squares + 0.05).sqrt().mean()
+    return mean_difference
 
 
 def train(
