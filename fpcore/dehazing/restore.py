@@ -68,18 +68,21 @@ def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = 
     """From an estimate and the photograph's local standard deviation of luma ``texture`` (h, w), of the estimate's size."""
     certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
     depth = fit_along_edges(e.picture, e.tau * e.evidence, certainty / certainty.mean().clamp_min(1e-6))
-    textured = ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
-    apart = (e.picture - e.airlight.view(3, 1, 1)).abs().amax(0) / NEAR_AIRLIGHT
-    most = 1 / LEAST_TRANSMISSION
-    free = torch.maximum(textured, apart.clamp(0, 1))
-    flat_gain = (GRAIN / texture.clamp_min(1e-4)).clamp(1, most)
-    inside = -F.max_pool2d(-textured[None], 5, stride=1, padding=2)[0]  # lest a sky's rim keep its tints
-    free_tint = torch.maximum(inside, (apart - 1).clamp(0, 1))
-    flat_tint = min(max(TINT / max(tint_of_flat_parts(e.picture, (textured < 0.5) & (e.evidence > 0)), 1e-4), 1), most)
-    limits = torch.stack([free * most + (1 - free) * flat_gain, free_tint * most + (1 - free_tint) * flat_tint])
-    most_gain, most_tint = _box(limits.double(), 3).float()
+    most_gain, most_tint = _box(_limits(e, texture).double(), 3).float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, most_tint, e.airlight, balance)
+
+
+def _limits(e: HazeEstimate, texture: Tensor) -> Tensor:
+    """The largest gains of luma and of colour (2, h, w): held back in flat parts that are near the airlight."""
+    most = 1 / LEAST_TRANSMISSION
+    textured = ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
+    apart = (e.picture - e.airlight.view(3, 1, 1)).abs().amax(0) / NEAR_AIRLIGHT
+    gain = (GRAIN / texture.clamp_min(1e-4)).clamp(1, most)
+    tint = min(max(TINT / max(tint_of_flat_parts(e.picture, (textured < 0.5) & (e.evidence > 0)), 1e-4), 1), most)
+    inside = -F.max_pool2d(-textured[None], 5, stride=1, padding=2)[0]  # lest a sky's rim keep its tints
+    free = torch.stack([torch.maximum(textured, apart.clamp(0, 1)), torch.maximum(inside, (apart - 1).clamp(0, 1))])
+    return free * most + (1 - free) * torch.stack([gain, torch.full_like(gain, tint)])
 
 
 def tint_of_flat_parts(picture: Tensor, flat: Tensor) -> float:
