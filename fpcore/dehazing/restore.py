@@ -258,15 +258,18 @@ def _gained(
     most_tint: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """``beyond`` (3, rows, W) with its luma times ``gain`` and its colour times no more than ``most_tint``, (rows, W) each."""
-    tint = np.minimum(gain, most_tint)
-    rest = gain - tint
-    held = bool(rest.any())
-    if held:
-        rest *= np.einsum("c,chw->hw", LUMA, beyond)
-    np.multiply(beyond, tint, out=out)
-    if held:
-        out += rest
+    """``beyond`` (3, rows, W) with its luma times ``gain``, which is used up, and its colour times no more than ``most_tint``,
+    (rows, W) each."""
+    held = np.flatnonzero((gain > most_tint).any(1))
+    if not held.size:
+        return np.multiply(beyond, gain, out=out)
+    rows = slice(int(held[0]), int(held[-1]) + 1)  # a sky is at the top: the others are spared the rest
+    tint = np.minimum(gain[rows], most_tint[rows])
+    more = gain[rows] - tint
+    more *= (LUMA @ beyond.reshape(3, -1)).reshape(gain.shape)[rows]
+    gain[rows] = tint
+    np.multiply(beyond, gain, out=out)
+    out[:, rows] += more
     return out
 
 
