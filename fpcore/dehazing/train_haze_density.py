@@ -7,9 +7,7 @@ both. Killed and started again it goes on from its checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,12 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from skimage.segmentation import felzenszwalb
-from torch import Tensor, nn
+from torch import Tensor
 
 from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.real_haze import SEGMENTS, RealHaze, render_real_haze
+from fpcore.builtin.train_network import Training, begin, training_options
 from fpcore.dehazing.haze_density import HazeDensityNet, Prediction, first_airlight, pooled_airlight
 from fpcore.small_unet import STRIDE
 
@@ -134,72 +132,25 @@ def train(
 ) -> HazeDensityNet:
     """Train for ``minutes`` in all, from the weights ``start`` if given; the average of the weights comes back."""
     torch.manual_seed(seed)
-    net, average = HazeDensityNet(), HazeDensityNet().requires_grad_(False)
-    if start is not None:
-        net.load_state_dict(load_file(start))
-    average.load_state_dict(net.state_dict())
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
-    checkpoint, i, spent = out / "checkpoint.pt", 0, 0.0
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(saved["net"]), average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        i, spent = saved["iteration"], saved["seconds"]
-    started, sums = time.monotonic(), dict.fromkeys(WEIGHTS, 0.0)
-    while (seconds := spent + time.monotonic() - started) < 60 * minutes:
-        left = 1 - seconds / (60 * minutes)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (i + 1) / 100, left / 0.5)
-        generator = torch.Generator().manual_seed((seed << 32) + i)
+    net = HazeDensityNet()
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         haze = render_real_haze(*draw_crops(scenes, batch, generator), generator)
         guess = jittered_guess(haze, generator)
         terms = loss_of(net((haze.image / guess).contiguous(memory_format=torch.channels_last)), haze, guess)
-        optimizer.zero_grad()
-        sum(WEIGHTS[name] * term for name, term in terms.items()).backward()  # type: ignore[union-attr]
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        i += 1
-        decay = min(0.998, i / (i + 10))
-        torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-        for name, term in terms.items():
-            sums[name] += float(term.detach()) / 50
-        if i % 50 == 0:
-            said = ", ".join(f"{name} {value:.4f}" for name, value in sums.items())
-            log.info("%d iterations, %.1f minutes: %s", i, seconds / 60, said)
-            sums = dict.fromkeys(WEIGHTS, 0.0)
-        if i % 200 == 0:
-            _save(out, net, average, optimizer, i, seconds)
-    _save(out, net, average, optimizer, i, spent + time.monotonic() - started)
+        return torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum(), terms
+
+    average = Training(out, "haze_density", minutes, rate, 1e-4, 0.5, seed).of(net, loss, start)
+    assert isinstance(average, HazeDensityNet)
     return average
-
-
-def _save(
-    out: Path, net: HazeDensityNet, average: HazeDensityNet, optimizer: torch.optim.Optimizer, i: int, seconds: float
-) -> None:
-    state = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "iteration": i, "seconds": seconds}, out / "checkpoint.tmp")
-    (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
-    half = {name: x.half().contiguous() for name, x in average.state_dict().items()}
-    save_file(half, out / "haze_density.safetensors")
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fpcore.dehazing.train_haze_density", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of clear photographs")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint and weights go here")
-    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser = training_options("fpcore.dehazing.train_haze_density", __doc__, minutes=30, batch=24)
     parser.add_argument("--without", type=Path, help="file of names, one a line, to keep out of training")
-    parser.add_argument("--minutes", type=float, default=30, help="resumed time included")
-    parser.add_argument("--batch-size", type=int, default=24)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
+    begin(args)
     kept_out = set(args.without.read_text().split("\n")) if args.without else set()
     paths = [path for path, _ in list_photographs(args.folders) if path.name not in kept_out]
     scenes = [load_scene(path) for path in paths]

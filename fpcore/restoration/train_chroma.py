@@ -7,10 +7,8 @@ from its checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fpcore.builtin.photographs import list_photographs
+from fpcore.builtin.train_network import Training, begin, training_options
 from fpcore.evaluation.clarity import cielab
 from fpcore.restoration.chroma import ChromaNet, with_chroma
 from fpcore.restoration.degradation import luma
@@ -89,72 +87,25 @@ def train(
 ) -> ChromaNet:
     """Train for ``minutes`` in all, from the weights ``start`` if given; the average of the weights comes back."""
     torch.manual_seed(seed)
-    net, average = ChromaNet(), ChromaNet().requires_grad_(False)
-    if start is not None:
-        net.load_state_dict(load_file(start))
-    average.load_state_dict(net.state_dict())
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
-    checkpoint, i, spent, sums = out / "checkpoint.pt", 0, 0.0, [0.0, 0.0]
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(saved["net"]), average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        i, spent = saved["iteration"], saved["seconds"]
-    started = time.monotonic()
-    while (seconds := spent + time.monotonic() - started) < 60 * minutes:
-        left = 1 - seconds / (60 * minutes)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (i + 1) / 100, left / 0.6)
-        pictures, heights = draw(photos, batch, torch.Generator().manual_seed((seed << 32) + i))
+    net = ChromaNet()
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        pictures, heights = draw(photos, batch, generator)
         grey = luma(pictures)
         found = net(grey.contiguous(memory_format=torch.channels_last), heights)
         small, known = F.avg_pool2d(pictures, STRIDE), F.avg_pool2d(grey, STRIDE)
-        loss = difference_seen(with_chroma(known, found), small)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        i += 1
-        torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - min(0.998, i / (i + 10)))
-        sums = [
-            sums[0] + float(loss.detach()) / 50,
-            sums[1] + float(difference_seen(known.expand_as(small), small)) / 50,
-        ]
-        if i % 50 == 0:
-            log.info("%d iterations, %.1f minutes: difference %.3f, of grey %.3f", i, seconds / 60, *sums)
-            sums = [0.0, 0.0]
-        if i % 200 == 0:
-            _save(out, net, average, optimizer, i, seconds)
-    _save(out, net, average, optimizer, i, spent + time.monotonic() - started)
+        difference = difference_seen(with_chroma(known, found), small)
+        return difference, {"difference": difference, "of grey": difference_seen(known.expand_as(small), small)}
+
+    average = Training(out, "chroma", minutes, rate, 1e-2, 0.6, seed).of(net, loss, start)
+    assert isinstance(average, ChromaNet)
     return average
-
-
-def _save(
-    out: Path, net: ChromaNet, average: ChromaNet, optimizer: torch.optim.Optimizer, i: int, seconds: float
-) -> None:
-    state = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "iteration": i, "seconds": seconds}, out / "checkpoint.tmp")
-    (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
-    half = {name: x.half().contiguous() for name, x in average.state_dict().items()}
-    save_file(half, out / "chroma.safetensors")
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fpcore.restoration.train_chroma", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of photographs in colour")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint and weights go here")
-    parser.add_argument("--start", type=Path, help="weights to go on from")
-    parser.add_argument("--minutes", type=float, default=40, help="resumed time included")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = training_options("fpcore.restoration.train_chroma", __doc__, minutes=40, batch=32).parse_args()
+    begin(args)
     photos = [load(path) for path, _ in list_photographs(args.folders) if not is_kept_out(path)]
     photos = [photo for photo in photos if float(differences(photo[None].float() / 255).abs().mean()) > GREY_BELOW]
     log.info("%d photographs", len(photos))

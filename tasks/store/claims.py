@@ -58,12 +58,14 @@ class Claims:
 
     def _attempts(self, found: Indices) -> Indices:
         """The attempt to plan for each listed photo: 1 for a new one, 0 for one that needs none."""
+        if not len(self._photos):
+            return np.ones_like(found)
         known = found[found >= 0]
         if self._used[known].any() or len(np.unique(known)) < len(known):  # listed more than once
             return np.array([self._attempt(int(index)) for index in found])
         self._used[known] = 1
         attempts = np.where(found < 0, 1, 0)
-        for i in ((found >= 0) & (self._states[found] > OK)).nonzero()[0] if len(self._states) else ():
+        for i in ((found >= 0) & (self._states[found] > OK)).nonzero()[0]:
             attempts[i] = self._again(int(found[i]))
         return attempts
 
