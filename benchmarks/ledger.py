@@ -55,13 +55,13 @@ class Counted:
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if verb != "page":
+            found = getattr(self.backend, verb)(*args, **kwargs)
+            if verb == "list":
+                found = list(found)
+                self.requests["LIST"] += max(1, -(-len(found) // PAGE))
+            else:
                 self.requests[KINDS.get(verb, "GET")] += 1
-                return getattr(self.backend, verb)(*args, **kwargs)
-            entries, cursor = self.backend.page(*args, **kwargs)
-            entries = list(entries)
-            self.requests["LIST"] += max(1, -(-len(entries) // PAGE))
-            return entries, cursor
+            return found
 
         return call
 

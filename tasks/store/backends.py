@@ -14,17 +14,18 @@ import stat
 import threading
 import traceback
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import fsspec
+from aiohttp import ClientTimeout
 from botocore.exceptions import ClientError, CredentialRetrievalError
 from fsspec.asyn import sync
-from fsspec.exceptions import FSTimeoutError
 
 from tasks.store.bounded import MAX_BYTES, PIECE, open_regular, read_pieces, too_large
 from tasks.store.errors import AccessDenied, InvalidLocation, NotExclusive, TooSlow
@@ -35,6 +36,8 @@ from tasks.store.uris import Address, Shown, show
 logging.getLogger("botocore").setLevel(logging.INFO)
 for _name in ("botocore.credentials", "aiobotocore.credentials"):  # with tracebacks, of what is raised as well
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 """Names of local files being written begin so; a kill can leave them behind, ``gc`` removes them."""
@@ -54,6 +57,13 @@ class Entry:
     def name(self) -> str:
         """What the store reads the object by."""
         return self.disk_name or self.key
+
+
+class Attempt(Protocol):
+    """How one request is made: at once, or again until it succeeds."""
+
+    def __call__(self, request: Callable[[], T]) -> T:
+        """What ``request`` returns."""
 
 
 class Backend(Protocol):
@@ -77,8 +87,8 @@ class Backend(Protocol):
     def remove(self, key: str) -> None:
         """Delete; an absent key may raise FileNotFoundError."""
 
-    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
-        """Some entries whose keys begin with ``prefix`` and the cursor of the next page, None after the last."""
+    def list(self, prefix: str, attempt: Attempt) -> Iterator[Entry]:
+        """Objects whose keys begin with ``prefix``; each request, or folder read, goes through ``attempt``."""
 
 
 class LocalBackend:
@@ -174,23 +184,19 @@ class LocalBackend:
         """Delete."""
         self._inside(key).unlink()
 
-    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
-        """All files below, lazily, as one page."""
+    def list(self, prefix: str, attempt: Attempt) -> Iterator[Entry]:
+        """All files below, lazily."""
         folder = prefix.rpartition("/")[0]
-        entries = self._walk(str(self._inside(folder) if folder else self.root), folder + "/" if folder else "")
-        return (entry for entry in entries if entry.key.startswith(prefix)), None
+        root = str(self._inside(folder) if folder else self.root)
+        entries = self._walk(root, folder + "/" if folder else "", attempt)
+        return (entry for entry in entries if entry.key.startswith(prefix))
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[Entry]:
+    def _walk(self, folder: str, prefix: str, attempt: Attempt) -> Iterator[Entry]:
         """Files below in the order S3 lists them; memory: the names of one folder. Linked folders are not followed."""
-        try:
-            with os.scandir(folder) as entries:
-                names = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for name in names:
+        for name in attempt(lambda: _names(folder)):
             path, key = f"{folder}/{name}", prefix + name
             if name.endswith("/"):
-                yield from self._walk(path, key)
+                yield from self._walk(path, key, attempt)
             elif (found := self._stat_inside(path)) is not None:
                 yield _local_entry(key, found)
 
@@ -208,6 +214,15 @@ class LocalBackend:
             if not Path(path).resolve().is_relative_to(self.root):
                 return None
         return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _names(folder: str) -> list[str]:
+    """What a folder holds, sorted; folders' names end with a slash. None of a folder that is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _local_entry(key: str, found: os.stat_result) -> Entry:
@@ -276,17 +291,12 @@ class S3Backend:
                     reply["Body"] = await _read_body(body, max_bytes, show(str(arguments.get("Key"))))
             return reply
 
-        async def bounded() -> dict[str, Any]:
-            limit = asyncio.timeout(self._seconds)
-            try:
-                async with limit:
-                    return await once()
-            except TimeoutError:
-                if not limit.expired() or method != "get_object":
-                    raise
-                raise TooSlow(f"{method} was not done after {self._seconds:g} s although the store answers") from None
-
-        reply: dict[str, Any] = sync(self._fs.loop, bounded)
+        try:
+            reply: dict[str, Any] = sync(self._fs.loop, _within, self._seconds, show(str(arguments.get("Key"))), once)
+        except TooSlow:
+            if method == "get_object":
+                raise
+            raise TimeoutError(f"{method} was not done after {self._seconds:g} s") from None
         return reply
 
     async def _client(self) -> Any:
@@ -339,16 +349,30 @@ class S3Backend:
         """DELETE; S3 does not tell whether the key was there."""
         self._call("delete_object", Key=self.prefix + key)
 
-    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
-        """Up to 1000 keys."""
-        extra: dict[str, Any] = {} if cursor is None else {"ContinuationToken": cursor}
-        reply = self._call("list_objects_v2", Prefix=self.prefix + prefix, **extra)
-        entries = [
-            Entry(item["Key"][len(self.prefix) :], int(item["Size"]), item["ETag"].strip('"'))
-            for item in reply.get("Contents", [])
-            if not item["Key"].endswith("/")  # folder marks of graphical tools
-        ]
-        return entries, reply["NextContinuationToken"] if reply.get("IsTruncated") else None
+    def list(self, prefix: str, attempt: Attempt) -> Iterator[Entry]:
+        """Up to 1000 keys a request."""
+        extra: dict[str, Any] = {}
+        while True:
+            request = partial(self._call, "list_objects_v2", Prefix=self.prefix + prefix, **extra)
+            reply = attempt(request)
+            for item in reply.get("Contents", []):
+                if not item["Key"].endswith("/"):  # folder marks of graphical tools
+                    yield Entry(item["Key"][len(self.prefix) :], int(item["Size"]), item["ETag"].strip('"'))
+            if not reply.get("IsTruncated"):
+                return
+            extra = {"ContinuationToken": reply["NextContinuationToken"]}
+
+
+async def _within(seconds: float, shown: Shown, request: Callable[[], Awaitable[T]]) -> T:
+    """What a request gives. Raises TooSlow at the deadline; the request's own timeouts, which may pass, as they are."""
+    deadline = asyncio.timeout(seconds)
+    try:
+        async with deadline:
+            return await request()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise TooSlow(f"Reading {shown}: not done after {seconds:g} s although the store answers") from None
 
 
 async def _read_body(body: Any, max_bytes: int, shown: Shown) -> bytes:
@@ -365,12 +389,16 @@ async def _read_body(body: Any, max_bytes: int, shown: Shown) -> bytes:
 _MEMORY_LOCK = threading.Lock()
 
 
-def _client_options(scheme: str, timeout: float) -> dict[str, Any]:
+def _client_options(scheme: str, policy: RetryPolicy) -> dict[str, Any]:
     """Options of an fsspec file system. By itself gcsfs waits for a reply without end."""
     if scheme == "memory":
         return {}
-    limits = {"gs": ("requests_timeout",), "az": ("connection_timeout", "read_timeout")}[scheme]
-    return {"use_listings_cache": False, "skip_instance_cache": True, **dict.fromkeys(limits, timeout)}
+    seconds = policy.request_timeout
+    limits: dict[str, dict[str, Any]] = {
+        "gs": {"requests_timeout": ClientTimeout(policy.object_timeout, sock_connect=seconds, sock_read=seconds)},
+        "az": {"connection_timeout": seconds, "read_timeout": seconds},
+    }
+    return {"use_listings_cache": False, "skip_instance_cache": True, **limits[scheme]}
 
 
 class FsspecBackend:
@@ -378,7 +406,7 @@ class FsspecBackend:
 
     def __init__(self, location: Address, policy: RetryPolicy) -> None:
         self._seconds = policy.object_timeout
-        self._fs = fsspec.filesystem(location.scheme, **_client_options(location.scheme, policy.request_timeout))
+        self._fs = fsspec.filesystem(location.scheme, **_client_options(location.scheme, policy))
         self._base = "/".join(part for part in (location.bucket, location.path.rstrip("/")) if part)
         if location.scheme == "memory":
             self._base = "/" + self._base
@@ -401,10 +429,7 @@ class FsspecBackend:
         """The bytes, within the deadline where the file system can be interrupted; memory needs none."""
         if not self._fs.async_impl:
             return bytes(self._fs.cat_file(path, **span))
-        try:
-            return bytes(sync(self._fs.loop, self._fs._cat_file, path, timeout=self._seconds, **span))
-        except FSTimeoutError:
-            raise TooSlow(f"{show(path)} was not read after {self._seconds:g} s although the store answers") from None
+        return bytes(sync(self._fs.loop, _within, self._seconds, show(path), lambda: self._fs._cat_file(path, **span)))
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         """A piece."""
@@ -434,22 +459,27 @@ class FsspecBackend:
         """Delete."""
         self._fs.rm_file(self._path(key))
 
-    def page(self, prefix: str, cursor: str | None) -> tuple[Iterable[Entry], str | None]:
-        """All files below, lazily, as one page."""
+    def list(self, prefix: str, attempt: Attempt) -> Iterator[Entry]:
+        """All files below, lazily."""
         folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
-        return (entry for entry in self._walk(folder) if entry.key.startswith(prefix)), None
+        return (entry for entry in self._walk(folder, attempt) if entry.key.startswith(prefix))
 
-    def _walk(self, folder: str) -> Iterator[Entry]:
+    def _walk(self, folder: str, attempt: Attempt) -> Iterator[Entry]:
         """Files below, folder by folder; memory: one folder's names."""
-        try:
-            found = self._fs.ls(folder, detail=True)
-        except FileNotFoundError:
-            return
-        for info in sorted(found, key=lambda i: i["name"] + "/" * (i["type"] == "directory")):
+        found = attempt(lambda: self._ls(folder))
+        for info in sorted(found, key=lambda i: str(i["name"]) + "/" * (i["type"] == "directory")):
             if info["type"] == "directory":
-                yield from self._walk(info["name"])
+                yield from self._walk(info["name"], attempt)
             else:
                 yield self._entry(info)
+
+    def _ls(self, folder: str) -> Sequence[dict[str, Any]]:
+        """What a folder holds; nothing of one that is not there."""
+        try:
+            found: Sequence[dict[str, Any]] = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return ()
+        return found
 
     def _entry(self, info: dict[str, Any]) -> Entry:
         tag = info.get("etag") or info.get("ETag") or info.get("created") or ""

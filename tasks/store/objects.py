@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from tasks.store.access import SOURCE_ONLY, Access
 from tasks.store.backends import Backend, Entry, open_backend
@@ -132,7 +132,7 @@ class Store:
             return
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Objects whose keys begin with ``prefix``, a page at a time, in an order that does not change.
+        """Objects whose keys begin with ``prefix``, lazily, in an order that does not change.
 
         That is the order of the keys, on SeaweedFS that of the folders' names.
 
@@ -141,13 +141,7 @@ class Store:
         Raises:
             NotFound: if the bucket does not exist. A folder that does not exist is empty.
         """
-        cursor: str | None = None
-        what = f"Listing {self.shown(prefix)}"
-        while True:
-            page, cursor = with_retries(self._policy, what, lambda at=cursor: self._backend.page(prefix, at))  # type: ignore[misc]
-            yield from page
-            if cursor is None:
-                return
+        return self._backend.list(prefix, partial(with_retries, self._policy, f"Listing {self.shown(prefix)}"))
 
     def probe_exclusive(self) -> None:
         """Make sure that a second create fails; commits rely on it.
@@ -252,7 +246,7 @@ def _refuse_web(location: Address) -> None:
         )
 
 
-@functools.lru_cache(maxsize=32)
+@lru_cache(maxsize=32)
 def _shared_backend(root: Address, policy: RetryPolicy, environment: tuple[str, ...]) -> Backend:
     """One connection pool a bucket, a new one when its settings in the environment change."""
     return open_backend(root, policy)

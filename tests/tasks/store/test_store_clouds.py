@@ -85,9 +85,23 @@ def test_a_read_from_google_gives_the_right_bytes(gcs: CloudServer, monkeypatch:
         use(gcs, monkeypatch, STORAGE_EMULATOR_HOST=proxy.endpoint)
         store = open_store(gcs.fresh_url(), PATIENT)
         store.put("k", data)
-        proxy.set(lambda index, method, path: kind if index < 2 else None)
+        proxy.set(lambda index, method, path: kind if index in {0, 2, 3} else None)  # the look-up, then the read
         assert store.get("k") == data
         assert store.get_tail("k", 1000) == data[-1000:]
+
+
+@pytest.mark.parametrize("kind", ["503", "reset-after", "timeout", "truncated"])
+def test_a_listing_of_google_is_tried_again_folder_by_folder(
+    gcs: CloudServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with run_proxy(gcs.endpoint, silence=PATIENT.request_timeout + 0.3) as proxy:
+        use(gcs, monkeypatch, STORAGE_EMULATOR_HOST=proxy.endpoint)
+        store = open_store(gcs.fresh_url(), PATIENT)
+        for key in ("a/1", "b/2"):
+            store.put(key, b"x")
+        proxy.set(lambda index, method, path: kind if index % 2 == 0 else None)
+        assert [entry.key for entry in store.list()] == ["a/1", "b/2"]
+        assert proxy.faults[kind] >= 3  # the root and both folders
 
 
 def test_wrong_credentials_of_azure_are_named_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,13 +113,39 @@ def test_a_temporary_file_is_no_object_of_a_glob(tmp_path: Path) -> None:
     assert TEMPORARY.startswith(".")
 
 
+def test_a_folder_that_cannot_be_read_at_once_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1.jpg", "b/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir, failures = os.scandir, [errno.EIO, errno.ESTALE]
+
+    def fails_twice(path: str) -> Any:
+        if Path(path).name == "b" and failures:
+            raise OSError(failures.pop(), "a share that was away for a moment")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fails_twice)
+    store = open_store(str(tmp_path), RetryPolicy(first_delay=0.001))
+    assert [entry.key for entry in store.list()] == ["a/1.jpg", "b/2.jpg"]
+    assert not failures
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: str) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(errors.AccessDenied, match="Listing"):
+        list(open_store(str(tmp_path)).list())
+
+
 def test_listing_a_large_folder_tree_needs_little_memory(tmp_path: Path) -> None:
     for folder in range(40):
         (tmp_path / f"{folder:02d}").mkdir()
         for name in range(250):
             (tmp_path / f"{folder:02d}" / f"{name}.jpg").touch()
     tracemalloc.start()
-    count = sum(1 for _ in LocalBackend(tmp_path).page("", None)[0])
+    count = sum(1 for _ in LocalBackend(tmp_path).list("", lambda request: request()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 10_000
