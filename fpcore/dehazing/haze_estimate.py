@@ -122,7 +122,8 @@ def dark_percentile(pixels: Samples, alpha: Samples | None = None) -> float:
 
     Taken at ``DARK_SIDE`` pixels at most, by area averages. Where ``alpha`` (H, W) is 0, and in frames, there is no photograph.
     """
-    least = np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    least = np.minimum(pixels[..., 0], pixels[..., 1])
+    np.minimum(least, pixels[..., 2], out=least)
     if alpha is not None:
         least[alpha == 0] = np.iinfo(pixels.dtype).max
     image = Image.fromarray(least if least.dtype == np.uint8 else least.astype(np.float32))
@@ -149,12 +150,12 @@ def view_photograph(pixels: Samples, alpha: Samples | None = None) -> HazeView:
     """Look at a photograph (H, W, 3) uint8 or uint16, transparent where ``alpha`` (H, W) is 0."""
     eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
     image, size = Image.fromarray(eight), network_size(pixels.shape[1], pixels.shape[0])
+    image.thumbnail((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.BOX, reducing_gap=None)
     picture = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BOX))).permute(2, 0, 1).float() / 255
     evidence = without_frames(picture)
     if alpha is not None:
         opaque = Image.fromarray((alpha > 0).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
         evidence = evidence * (torch.from_numpy(np.array(opaque)) > 127)
-    image.thumbnail((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.BOX, reducing_gap=None)
     luma = torch.from_numpy(np.array(image.convert("L"), np.float32)) / 255
     texture = F.interpolate(local_statistics(luma)[0].float()[None, None], picture.shape[1:], mode="area")[0, 0]
     return HazeView(picture, evidence, texture, dark_percentile(pixels, alpha))

@@ -39,7 +39,7 @@ NEAR_AIRLIGHT = 0.15
 """Difference from the airlight up to which a flat part may be haze before nothing; further off it shows something."""
 LEAST_SPREAD = 0.2
 """Added to the network's spread of τ (in squares): what is surest may not outweigh its whole surroundings."""
-BAND_PIXELS = 1 << 16
+BAND_PIXELS = 1 << 15
 """Pixels processed at a time."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MOST_TAU = 80.0
@@ -167,10 +167,13 @@ def restore(
     coefficients = _Coefficients(_grid(r, full), height, width)
     output = np.empty_like(pixels)
     rows = max(1, BAND_PIXELS // width)
+    beyond = np.empty((3, rows, width), np.float32)
     for first in range(0, height, rows):
         band = slice(first, min(first + rows, height))
-        share = strength if mask is None else strength * mask[band].astype(np.float32)
-        _restore_band(pixels[band], coefficients.of(band), airlight, balance, share, output[band])
+        share = np.asarray(strength if mask is None else strength * mask[band], np.float32)
+        if beyond.shape[1] > band.stop - first:
+            beyond = np.empty((3, band.stop - first, width), np.float32)
+        _restore_band(pixels[band], coefficients.of(band), airlight, balance, share, beyond, output[band])
     return output
 
 
@@ -192,25 +195,30 @@ class _Coefficients:
     """Coefficients on a grid (K, h, w) at the pixels of a photograph, bilinear, a band of rows at a time from the top."""
 
     def __init__(self, grid: npt.NDArray[np.float32], height: int, width: int) -> None:
-        x, self.left = _positions(width, grid.shape[2])
-        self.weight = (x - self.left).astype(np.float32)
-        self.right = np.minimum(self.left + 1, grid.shape[2] - 1)
+        x, left = _positions(width, grid.shape[2])
+        self.weight, self.pixels = (x - left).astype(np.float32), np.bincount(left, minlength=grid.shape[2])
         self.y, self.above = _positions(height, grid.shape[1])
         self.grid = grid
         self.row = lru_cache(maxsize=4)(self._row)  # neighbouring bands share some
+        self.band = np.empty((0, 0), np.float32)
 
     def _row(self, row: int) -> npt.NDArray[np.float32]:
         """(K · W) of a row of the grid."""
-        left, right = self.grid[:, row, self.left], self.grid[:, row, self.right]
-        left += self.weight * (right - left)
-        return left.ravel()
+        points = self.grid[:, row]
+        slopes = np.diff(points, axis=1, append=points[:, -1:])
+        found, slope = (np.repeat(x, self.pixels, axis=1) for x in (points, slopes))
+        slope *= self.weight
+        found += slope
+        return found.ravel()
 
     def of(self, band: slice) -> npt.NDArray[np.float32]:
-        """(rows, K, W)."""
+        """(rows, K, W), until the next band."""
         first, last = int(self.above[band.start]), min(int(self.above[band.stop - 1]) + 1, self.grid.shape[1] - 1)
         weight = (1 - np.abs(self.y[band, None] - np.arange(first, last + 1))).clip(0).astype(np.float32)
-        rows = weight @ np.stack([self.row(row) for row in range(first, last + 1)])
-        return rows.reshape(len(rows), len(self.grid), -1)
+        near = np.stack([self.row(row) for row in range(first, last + 1)])
+        if self.band.shape != (len(weight), near.shape[1]):
+            self.band = np.empty((len(weight), near.shape[1]), np.float32)
+        return np.matmul(weight, near, out=self.band).reshape(len(weight), len(self.grid), -1)
 
 
 def _positions(full: int, grid: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -224,53 +232,59 @@ def _restore_band(
     coefficients: npt.NDArray[np.float32],
     airlight: npt.NDArray[np.float32],
     balance: npt.NDArray[np.float32],
-    share: float | npt.NDArray[np.float32],
+    share: npt.NDArray[np.float32],
+    beyond: npt.NDArray[np.float32],
     output: Samples,
 ) -> None:
     """One band (rows, W, 3) under ``coefficients`` (rows, K, W), which are used up, into ``output``.
 
-    Few passes, each over arrays that stay in the processor's cache.
+    Few passes, each over arrays that stay in the processor's cache; ``beyond`` (3, rows, W) is room to work in.
     """
     full = np.iinfo(pixels.dtype).max
-    beyond = np.empty((3, *pixels.shape[:2]), np.float32)  # D
-    gain = coefficients[:, 3]
+    gain, tint = coefficients[:, 3], coefficients[:, 5]
+    planes = np.empty((3, *pixels.shape[:2]), pixels.dtype)
     for i in range(3):
-        np.copyto(beyond[i], pixels[..., i])
-        beyond[i] -= airlight[i]
+        planes[i] = pixels[..., i]
+    np.copyto(beyond, planes)
+    beyond -= airlight[:, None, None]  # D
+    for i in range(3):
         coefficients[:, i] *= beyond[i]
         gain += coefficients[:, i]
     np.clip(gain, 0, MOST_TAU, out=gain)
     np.minimum(np.exp(gain, out=gain), coefficients[:, 4], out=gain)
-    if coefficients.shape[1] == 6 and isinstance(share, float) and share == 1 and (balance == 1).all():
-        _gained(beyond, gain, coefficients[:, 5], out=beyond)
+    if coefficients.shape[1] == 6 and (balance == 1).all():
+        _gain_in_part(gain, tint, share)
+        _apply(beyond, gain, tint)
     else:
-        cleared = _gained(beyond, gain, coefficients[:, 5], out=np.empty_like(beyond))
-        result = _toned(cleared, coefficients[:, 6:], airlight, balance)
-        beyond += np.asarray(share * (result - beyond), np.float32)
+        cleared = beyond.copy()
+        _apply(cleared, gain, tint)
+        beyond += share * (_toned(cleared, coefficients[:, 6:], airlight, balance) - beyond)
+    beyond += (airlight + np.float32(0.5))[:, None, None]
+    np.copyto(planes, np.clip(beyond, 0, full, out=beyond), casting="unsafe")  # cut off to whole numbers
     for i in range(3):
-        beyond[i] += airlight[i] + np.float32(0.5)
-        output[..., i] = np.clip(beyond[i], 0, full, out=beyond[i])  # cut off to whole numbers
+        output[..., i] = planes[i]
 
 
-def _gained(
-    beyond: npt.NDArray[np.float32],
-    gain: npt.NDArray[np.float32],
-    most_tint: npt.NDArray[np.float32],
-    out: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
-    """``beyond`` (3, rows, W) with its luma times ``gain``, which is used up, and its colour times no more than ``most_tint``,
-    (rows, W) each."""
-    held = np.flatnonzero((gain > most_tint).any(1))
-    if not held.size:
-        return np.multiply(beyond, gain, out=out)
-    rows = slice(int(held[0]), int(held[-1]) + 1)  # a sky is at the top: the others are spared the rest
-    tint = np.minimum(gain[rows], most_tint[rows])
-    more = gain[rows] - tint
-    more *= (LUMA @ beyond.reshape(3, -1)).reshape(gain.shape)[rows]
-    gain[rows] = tint
-    np.multiply(beyond, gain, out=out)
-    out[:, rows] += more
-    return out
+def _gain_in_part(gain: npt.NDArray[np.float32], tint: npt.NDArray[np.float32], share: npt.NDArray[np.float32]) -> None:
+    """Gain and limit of colour (rows, W) of which ``share`` is wanted: 1 + s (g − 1), in place."""
+    if (share == 1).all():
+        return
+    for x in (gain, tint):
+        x *= share
+        x += 1 - share
+
+
+def _apply(beyond: npt.NDArray[np.float32], gain: npt.NDArray[np.float32], tint: npt.NDArray[np.float32]) -> None:
+    """``beyond`` (3, rows, W) with its luma times ``gain`` and its colour times no more than ``tint``, in place; both,
+    (rows, W), are used up."""
+    np.minimum(gain, tint, out=tint)
+    gain -= tint
+    if not gain.any():
+        beyond *= tint
+        return
+    gain *= (LUMA @ beyond.reshape(3, -1)).reshape(gain.shape)
+    beyond *= tint
+    beyond += gain
 
 
 def _toned(
