@@ -24,17 +24,21 @@ CLEARED_FROM = 1.35
 """Gain in local contrast from which a person sees side by side that a picture became clearer."""
 LEAST_LIGHT, MOST_CAST, MOST_GRAIN, MOST_CRUSHED = 0.6, 14.0, 0.025, 0.04
 NEAR_BLACK = 0.02
+LEAST_VEILED = 0.01
+"""Share of a picture that must be veiled texture to measure a gain by."""
 
 
 @dataclass(frozen=True)
 class Clarity:
     """One picture before and after.
 
-    ``gain``: median ratio of local contrast over the veiled texture, 1 where there is none. ``light``: mean luma, output over
+    ``veiled``: share of the picture that is veiled texture; ``gain``: median ratio of local contrast over it, 1 where there is
+    hardly any, as before fog that shows nothing, and the ratio tells nothing (``measured``). ``light``: mean luma, output over
     input. ``cast``: shift of the mean chroma (CIELAB a, b) of the flat bright part. ``grain``: median standard deviation of
     luma there, in the output. ``crushed``: share of pixels with texture that were not near black and are now.
     """
 
+    veiled: float
     gain: float
     light: float
     cast: float
@@ -51,6 +55,11 @@ class Clarity:
             "crushed": self.crushed > MOST_CRUSHED,
         }
         return tuple(name for name, harm in beyond.items() if harm)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there was veiled texture to measure by."""
+        return self.veiled > LEAST_VEILED
 
     @property
     def cleared(self) -> bool:
@@ -71,11 +80,13 @@ def clarity(source: Tensor, result: Tensor) -> Clarity:
     (std_before, mean_before), (std_after, mean_after) = local_statistics(before), local_statistics(after)
     textured, veil = std_before >= FLAT, dark_channel(source[None].float())[0, 0]
     veiled = textured & (veil >= max(0.15, float(veil.median())))
+    share = float(veiled.float().mean())
     ratio = std_after / (mean_after + 0.05) / (std_before / (mean_before + 0.05)).clamp_min(1e-6)
     flat = ~textured & (mean_before > 0.45)
     some_flat = float(flat.float().mean()) > 0.02
     return Clarity(
-        gain=float(ratio[veiled].median()) if float(veiled.float().mean()) > 0.01 else 1.0,
+        veiled=share,
+        gain=float(ratio[veiled].median()) if share > LEAST_VEILED else 1.0,
         light=float(after.mean() / before.mean().clamp_min(1e-6)),
         cast=_chroma_shift(source, result, flat) if some_flat else 0.0,
         grain=float(std_after[flat].median()) if some_flat else 0.0,

@@ -166,9 +166,9 @@ class Finisher:
 def told_how_clear(columns: Columns, before: Pixels, after: Pixels) -> Columns:
     """The columns with how much clearer the veiled part became, as a measure and in words."""
     c = clarity(at_side(before, LONGEST_SIDE), at_side(after, LONGEST_SIDE))
-    said = f"{columns.reason or ''} The veiled part is {c.gain:.1f} times as clear.".strip()
+    said = [columns.reason or "", f"The veiled part is {c.gain:.1f} times as clear." if c.measured else ""]
     measures = {
-        "clearer": c.gain,
+        **({"clearer": c.gain} if c.measured else {}),
         "light": c.light,
         "cast": c.cast,
         "grain": c.grain,
@@ -176,7 +176,7 @@ def told_how_clear(columns: Columns, before: Pixels, after: Pixels) -> Columns:
         "cleared": float(c.cleared),
         "harmed": float(bool(c.harms)),
     }
-    return replace(columns.measured(measures), reason=said)
+    return replace(columns.measured(measures), reason=" ".join(filter(None, said)))
 
 
 def at_side(pixels: Pixels, longest: int) -> torch.Tensor:

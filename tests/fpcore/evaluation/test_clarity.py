@@ -52,7 +52,9 @@ def test_dark_tinted_grainy_and_swallowed_are_harms() -> None:
 
 def test_a_picture_without_a_veil_gains_nothing_by_definition() -> None:
     dark = texture() - 0.39
-    assert clarity(dark, dark * 2).gain == 1.0
+    c = clarity(dark, dark * 2)
+    assert (c.gain, c.measured) == (1.0, False)
+    assert clarity(texture(), texture()).measured
 
 
 def test_pictures_of_different_shapes_are_refused() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from tasks.shard import publish
 from tasks.shard.loaded import Loaded
 from tasks.shard.outcome import Columns, Failure
 from tasks.shard.process import process_shard
+from tasks.shard.publish import told_how_clear
 from tasks.shard.rows import ShardOrigin, check_names, row_of, shard_table, timings_of
 from tasks.store.errors import StoreUnavailable
 from tasks.store.ledger import Ledger
@@ -105,3 +107,13 @@ def test_a_photo_that_is_not_changed_is_the_same_file(tmp_path: Path) -> None:
         assert (written == original) is same
         assert row["output_sha256"] == hashlib.sha256(written).hexdigest()
         assert (b"fixpoint" in written.lower()) is not same
+
+
+def test_how_much_clearer_is_told_only_where_something_veiled_tells_it() -> None:
+    noise = np.random.default_rng(0).random((24, 32)).repeat(4, 0).repeat(4, 1)[..., None].repeat(3, -1)
+    veiled, dark = ((255 * (noise * 0.2 + base)).astype(np.uint8) for base in (0.6, 0.0))
+    told = told_how_clear(Columns(reason="Cleared: haze over 90% of it, densest 0.50."), veiled, veiled)
+    assert told.reason == "Cleared: haze over 90% of it, densest 0.50. The veiled part is 1.0 times as clear."
+    told = told_how_clear(Columns(reason="No haze was found: mean density 0.00."), dark, dark)
+    assert told.reason == "No haze was found: mean density 0.00."
+    assert "clearer" not in dict(told.metrics)
