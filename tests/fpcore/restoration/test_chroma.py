@@ -77,5 +77,5 @@ def test_training_learns_that_the_bright_is_red_and_goes_on_where_it_was_killed(
     net = train([wide], tmp_path, 0.3, batch=4, rate=2e-3, seed=0).eval()
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["iteration"] > first > 0
     truth = wide[None].float() / 255
-    coloured, grey = likely_colours(luma(truth), net), Grey.of(truth).grey()
+    coloured, grey = likely_colours(luma(truth), [net]), Grey.of(truth).grey()
     assert float(psnr(coloured, truth)[0]) > float(psnr(grey, truth)[0]) + 3
