@@ -291,12 +291,10 @@ class S3Backend:
                     reply["Body"] = await _read_body(body, max_bytes, show(str(arguments.get("Key"))))
             return reply
 
-        try:
-            reply: dict[str, Any] = sync(self._fs.loop, _within, self._seconds, show(str(arguments.get("Key"))), once)
-        except TooSlow:
-            if method == "get_object":
-                raise
-            raise TimeoutError(f"{method} was not done after {self._seconds:g} s") from None
+        if method != "get_object":  # not done in time, it is tried again
+            reply: dict[str, Any] = sync(self._fs.loop, once, timeout=self._seconds)
+        else:
+            reply = sync(self._fs.loop, _within, self._seconds, show(str(arguments.get("Key"))), once)
         return reply
 
     async def _client(self) -> Any:
