@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+KEPT_OUT = 20
+"""One photograph of so many is kept out of the training of the small networks, to measure with."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def read_captions(folder: Path) -> dict[str, list[str]]:
                     captions.setdefault(Path(row[0]).name, []).append(row[1].strip().lower())
             return captions
     return {}
+
+
+def is_kept_out(path: Path) -> bool:
+    """Whether a photograph is one to measure with: the SHA-1 of its name is a multiple of ``KEPT_OUT``."""
+    return int(hashlib.sha1(path.name.encode(), usedforsecurity=False).hexdigest(), 16) % KEPT_OUT == 0
 
 
 def list_photographs(folders: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:

@@ -1,13 +1,11 @@
 """Train the network that tells likely colours:  python -m fpcore.restoration.train_chroma FOLDER… --out DIR
 
 On photographs in colour alone. The loss is how different the colours look, the colour difference CIE94 in its symmetric form.
-Photographs whose name's SHA-1 is a multiple of ``KEPT_OUT`` are never trained on. Killed and started again it goes on
-from its checkpoint.
+Photographs that ``is_kept_out`` names are never trained on. Killed and started again it goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fpcore.builtin.photographs import list_photographs
+from fpcore.builtin.photographs import is_kept_out, list_photographs
 from fpcore.builtin.train_network import Training, begin, training_options
 from fpcore.evaluation.clarity import cielab
 from fpcore.restoration.chroma import ChromaNet, with_chroma
@@ -26,16 +24,10 @@ from fpcore.restoration.degradation import luma
 from fpcore.small_unet import STRIDE
 
 log = logging.getLogger(__name__)
-KEPT_OUT = 20
 CROP = 96
 SHORT_SIDE = 112
 GREY_BELOW = 0.01
 """Mean absolute colour difference of a photograph that has no colours to learn from."""
-
-
-def is_kept_out(path: Path) -> bool:
-    """Whether a photograph is one to measure with."""
-    return int(hashlib.sha1(path.name.encode(), usedforsecurity=False).hexdigest(), 16) % KEPT_OUT == 0
 
 
 def load(path: Path) -> Tensor:

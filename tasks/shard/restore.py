@@ -204,10 +204,14 @@ def _damage(
 
 
 def _coloured(picture: Tensor, photo: Photo | None) -> Tensor:
-    """``picture`` (3, h, w) in the colours that its photograph is likely to have had."""
+    """``picture`` (3, h, w) in the colours that its photograph is likely to have had.
+
+    The network was trained on pictures brought to its size by a triangle, as ``likely_colours`` does, not by area averages, which
+    are sharper; so it is shown twice that size.
+    """
     seen = picture
     if photo is not None:
-        height, width = (max(1, round(side * LONGEST_SIDE / max(photo.size))) for side in photo.size)
+        height, width = (max(1, round(side * 2 * LONGEST_SIDE / max(photo.size))) for side in photo.size)
         seen = torch.from_numpy(model_input(photo, (height, width)))
     likely = F.interpolate(likely_colours(luma(seen[None])), picture.shape[-2:], mode="bilinear", antialias=True)
     return Grey.of(picture[None]).project(likely)[0]

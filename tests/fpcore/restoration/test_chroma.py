@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fpcore.builtin.demo_photographs import clear_photographs
+from fpcore.builtin.photographs import KEPT_OUT, is_kept_out
 from fpcore.evaluation.metrics import psnr
 from fpcore.restoration.chroma import ChromaNet, likely_colours, with_chroma
 from fpcore.restoration.degradation import Grey, luma
-from fpcore.restoration.train_chroma import CROP, KEPT_OUT, differences, draw, is_kept_out, train
+from fpcore.restoration.train_chroma import CROP, differences, draw, train
 
 
 def photographs() -> list[Tensor]:
