@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 MethodName = Literal[
     "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd",
-    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv",
+    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv", "iteration-free",
 ]  # fmt: skip
 DehazingMethod = Literal[
     "density", "words-by-place", "density+words", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted",
@@ -16,8 +16,8 @@ DehazingMethod = Literal[
 ]  # fmt: skip
 TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
 Sampler = Literal["ddim", "o-belm", "bdia", "edict", "rf-inversion", "rf-solver", "fireflow"]
-STEPWISE_METHODS = ("spdinv", "renoise-regularised", "renoise-sd-regularised")
-"""Methods with a loop of their own, which knows no measurement to be consistent with."""
+UNPROJECTED_METHODS = ("spdinv", "renoise-regularised", "renoise-sd-regularised", "iteration-free")
+"""Methods that look for no state to be projected: those with a loop of their own, and one that asks about the level it leaves."""
 EXACT_SAMPLERS = ("o-belm", "bdia", "edict")
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]
 HazeWeights = Literal["research", "free"]
@@ -218,8 +218,8 @@ class RunConfig(BaseModel):
             )
         if self.sampler != "ddim" and self.operation in ("dehaze", "restore"):
             raise ValueError("dehazing and restoring walk DDIM or Euler steps: leave sampler out")
-        if self.method in STEPWISE_METHODS and self.operation == "restore":
-            raise ValueError(f"{self.method} walks by itself and finds no consistent states: choose another method")
+        if self.method in UNPROJECTED_METHODS and self.operation == "restore":
+            raise ValueError(f"{self.method} finds no consistent states to restore with: choose another method")
         inpainting = (self.operation, self.task) == ("restore", "inpaint")
         if self.mask_folder is not None and self.operation != "dehaze" and not inpainting:
             raise ValueError("masks bound dehazing or say where to inpaint: leave mask_folder out")

@@ -17,7 +17,7 @@ from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, GradientDes
 Guess = Literal["previous", "last", "extrapolated"]
 MethodName = Literal[
     "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd",
-    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv",
+    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv", "iteration-free",
 ]  # fmt: skip
 
 
@@ -73,6 +73,7 @@ class Method:
     fails. 0: every step is evaluated.
     ``certify_below``: the largest rate for which a bound is promised. The bound's factor r/(1 − r) and its sensitivity to r
     grow without limit towards 1: at .91 a network that contracts 7 % less than an ideal denoiser breaks it threefold.
+    ``asks``: the level at which the network is asked: the one the step leads to, as the fixed point wants it, or the one it leaves.
     ``patience``: evaluations without progress before a row is called stagnated, oscillating, ambiguous or diverging.
     """
 
@@ -88,6 +89,7 @@ class Method:
     speculative_below: float = 0.0
     certify_below: float = float("inf")
     patience: int = 4
+    asks: Literal["reached", "left"] = "reached"
     blend: Blend | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +135,9 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
     ``spdinv``       Li et al. 2024: AdamW on MSE(z, f(z)), at most 25 updates; its own tolerance.
     ``easyinv``      Zhang et al. 2024, as released for SD 1.4: η = .5 on steps 3 to 12 of 50, one evaluation.
                      ``easyinv-sdxl``: η = .8 on the steps from 85 to 95 %. Left out: guidance during inversion.
+    ``iteration-free``  Chen et al. 2025, after its abstract: of the prediction of x0 = x0 + e_t at the fixed point, the unknown
+                     error e_t is taken to be e_{t-1}, that of the step before. Solved for z_t, x0 cancels: f(z_{t-1}) with ε at
+                     the old latent and the old timestep. One evaluation.
     """
     match name:
         case "ddim":
@@ -157,6 +162,8 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
             return Method(name, FixedIterations(1), blend=Blend())
         case "easyinv-sdxl":
             return Method(name, FixedIterations(1), blend=Blend(eta=0.8, start=0.85, length=0.1))
+        case "iteration-free":
+            return Method(name, FixedIterations(1), asks="left")
         case _:
             raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(get_args(MethodName))}")
 

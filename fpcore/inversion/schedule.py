@@ -202,6 +202,20 @@ class Schedule:
         names = ("timesteps", "signal_prev", "noise_prev", "signal", "noise")
         return replace(self, **{name: getattr(self, name)[steps] for name in names})
 
+    def as_left(self) -> Schedule:
+        """The levels that the steps start from in the place of those they lead to, for a network that is asked there.
+
+        The first starts from timestep 0; from a level without noise, of which a network says nothing, it is asked as always.
+        """
+        before = torch.cat([self.timesteps.new_zeros(1), self.timesteps[:-1]])
+        known = self.noise_prev > 0
+        return replace(
+            self,
+            timesteps=torch.where(known.to(before.device), before, self.timesteps),
+            signal=torch.where(known, self.signal_prev, self.signal),
+            noise=torch.where(known, self.noise_prev, self.noise),
+        )
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Schedule:
         """The same schedule with its levels on another device, to convert rows there without a transfer."""
         names = ("signal_prev", "noise_prev", "signal", "noise")

@@ -92,7 +92,8 @@ def constants(schedule: Schedule, method: Method, like: Tensor) -> Constants:
         inside = (step > of.start * n) & (step < (of.start + of.length) * n) & (step < n)
         blend = put(torch.where(inside, step.new_tensor(of.eta), 1.0))  # two plain numbers would be fp32
     weight = 1 / schedule.signal if method.measures_picture(schedule) else torch.ones(n)
-    there = schedule.to(like.device, like.dtype)
+    asked = schedule.as_left() if method.asks == "left" else schedule
+    there = asked.to(like.device, like.dtype)
     phi, psi, rate = put(schedule.phi), put(schedule.psi), put(schedule.rate)
     solver_rate = rate if schedule.prediction_type == "flow" else rate.nan_to_num(RATE_FROM_ZERO_NOISE)
     return Constants(there, phi, psi, rate, solver_rate, put(schedule.level), put(weight), blend)

@@ -116,11 +116,25 @@ def aidi(schedule: Schedule, network: Network, z: Tensor) -> Tensor:
     return z
 
 
+def iteration_free(schedule: Schedule, network: Network, z: Tensor) -> Tensor:
+    """The fixed point solved for z_t with x0 + e in the place of the network's x0, e being the error one level below."""
+    x0 = z / float(schedule.alpha_prev[0]) ** 0.5
+    for i in schedule.real.tolist():
+        before, after = float(schedule.alpha_prev[i]), float(schedule.alpha[i])
+        eps = network(z, max(i - 1, 0))
+        error = (z - (1 - before) ** 0.5 * eps) / before**0.5 - x0
+        psi = (1 - after) ** 0.5 - (after / before) ** 0.5 * (1 - before) ** 0.5
+        share = psi / (1 - after) ** 0.5
+        z = ((after / before) ** 0.5 * z - share * after**0.5 * (x0 + error)) / (1 - share)
+    return z
+
+
 LOOPS: dict[str, tuple[Loop, dict[str, object]]] = {
     "ddim": (ddim, {}),
     "fixed-point": (fixed_point, {"iterations": 10}),
     "easyinv": (easyinv, {}),
     "easyinv-sdxl": (easyinv_xl, {}),
+    "iteration-free": (iteration_free, {}),
     "renoise": (renoise, {}),
     "renoise-sd": (renoise_sd, {}),
 }
