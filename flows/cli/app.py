@@ -94,7 +94,7 @@ def run(
             )
         summary = run_here(operation, source, output, config, Execution(**execution))
         report = find_report(output, execution)
-    show_summary(output, summary, as_json, report)
+    show_summary(operation, output, summary, as_json, report)
 
 
 def find_report(output: str, execution: dict[str, Any]) -> str | None:
@@ -106,7 +106,7 @@ def find_report(output: str, execution: dict[str, Any]) -> str | None:
     return f"{output.rstrip('/')}/{REPORT}" if wanted else None
 
 
-def show_summary(output: str, summary: dict[str, Any], as_json: bool, report: str | None) -> None:
+def show_summary(operation: str, output: str, summary: dict[str, Any], as_json: bool, report: str | None) -> None:
     """What came of a run, apart from what is in the output in all."""
     if as_json:
         emit({"output": output, **summary})
@@ -126,8 +126,9 @@ def show_summary(output: str, summary: dict[str, Any], as_json: bool, report: st
         console.print(terminal(f"Passed over: {PassedOver(summary['passed_over'])}."), highlight=False)
     folder = output.rstrip("/")
     shown = terminal(folder)
+    written = f"Latents and pictures of proof: {shown}/shards" if operation == "invert" else f"Pictures: {shown}/images"
     console.print(
-        f"Pictures: {shown}/images" + (f"   Report: {terminal(report)}" if report else ""),
+        written + (f"   Report: {terminal(report)}" if report else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -300,11 +301,14 @@ def retry(
         from flows.execution import Execution
         from flows.retry import retry as try_again
         from tasks.store.error_codes import RetryRule, asked_codes
+        from tasks.store.ledger import Ledger
+        from tasks.store.objects import open_store
 
         rule = RetryRule(asked=asked_codes(code))
         summary = try_again(output, rule, settings, Execution(**execution))
         report = find_report(output, execution)
-    show_summary(output, summary, as_json, report)
+        operation = Ledger(open_store(output)).run().configuration["operation"]
+    show_summary(operation, output, summary, as_json, report)
 
 
 def mask_runs(picture: str | None) -> list[int] | None:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.tiny_job import QUICK
+from tests.fault_proxy import FaultProxy, run_proxy
+from tests.servers import S3Server
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -17,3 +21,11 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def proxy(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    with run_proxy(seaweedfs.endpoint, silence=QUICK.request_timeout + 0.3) as proxy:
+        for name, value in {**seaweedfs.env, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
+            monkeypatch.setenv(name, value)
+        yield proxy

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks.store.errors import AccessDenied, NotFound, StoreUnavailable
-from tasks.store.objects import Store, open_store
+from tasks.store.errors import AccessDenied, StoreUnavailable
+from tasks.store.objects import Store
 from tests.chaos import mutants, tiny_job
 from tests.chaos.check_output import check
 from tests.chaos.claims import contradictions
-from tests.chaos.tiny_job import QUICK, Job
-from tests.fault_proxy import FAULTS, FaultProxy, at_random, at_request, nothing, run_proxy, stale
+from tests.chaos.tiny_job import Job
+from tests.fault_proxy import FAULTS, FaultProxy, at_random, at_request, nothing, stale
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.server
 
 PASSING = tuple(fault for fault in FAULTS if fault != "403")
 """What goes away by itself. 403 does not: it must end the run at once and cleanly."""
-
-
-@pytest.fixture
-def proxy(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with run_proxy(seaweedfs.endpoint, silence=QUICK.request_timeout + 0.3) as proxy:
-        for name, value in {**seaweedfs.env, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 def new_job(seaweedfs: S3Server, folder: Path, photos: int, shard_size: int) -> Job:
@@ -147,39 +138,6 @@ def test_a_store_that_forgets_to_read_back_is_found_out(
     proxy.set(lose_the_first_reply)
     tiny_job.run(job)
     assert any("nobody knows" in violation for violation in judge(job, proxy))
-
-
-@pytest.mark.parametrize("kind", FAULTS)
-def test_a_read_gives_the_right_bytes_or_an_error(proxy: FaultProxy, seaweedfs: S3Server, kind: str) -> None:
-    data = bytes(range(256)) * 4000
-    store = open_store(seaweedfs.fresh_url(), QUICK)
-    store.put("k", data)
-    proxy.set(lambda index, method, path: kind if index < 2 else None)
-    if kind == "403":
-        with pytest.raises(AccessDenied):
-            store.get("k")
-        return
-    assert store.get("k") == data
-    assert store.get_tail("k", 1000) == data[-1000:]
-    assert [entry.size for entry in store.list()] == [len(data)]
-
-
-def test_an_outage_ends_within_its_budget(proxy: FaultProxy, seaweedfs: S3Server) -> None:
-    store = open_store(seaweedfs.fresh_url(), QUICK)
-    proxy.set(lambda index, method, path: "503")
-    started = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="15 attempts"):
-        store.get("k")
-    assert proxy.requests == QUICK.attempts  # one retry layer: no library multiplies it
-    assert time.monotonic() - started < 10
-
-
-def test_an_absent_object_is_absent_at_once(proxy: FaultProxy, seaweedfs: S3Server) -> None:
-    store = open_store(seaweedfs.fresh_url(), QUICK)
-    proxy.set(nothing)
-    with pytest.raises(NotFound):
-        store.get("k")
-    assert proxy.requests == 1
 
 
 @pytest.mark.parametrize("photos", [6, 9])

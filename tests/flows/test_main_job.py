@@ -1,11 +1,6 @@
 """The main job from the command line: folder in, pictures, shards and report out."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -170,26 +165,3 @@ def test_too_many_failures_exit_4_after_everything_is_done(folder: Path, tmp_pat
     result = CliRunner().invoke(app, ["dehaze", str(folder), str(tmp_path / "out"), "--json"])
     assert result.exit_code == 4
     assert len(rows(tmp_path / "out")) == 8
-
-
-def test_killed_half_way_the_same_command_completes_it(tmp_path: Path, prefect_api: str) -> None:
-    """SIGKILL after the first commit; the next run finishes, every photo exactly once."""
-    keys = write_photos(tmp_path / "in", 24)
-    out = tmp_path / "out"
-    arguments = ["dehaze", str(tmp_path / "in"), str(out), "--shard-size", "1", "--json"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *arguments], env=os.environ.copy(), stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 240
-    while not list(out.glob("shards/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    committed = {p: p.read_bytes() for p in out.glob("shards/*.parquet")}
-    assert 0 < len(committed) < 24
-    code, summary = fixpoint(*arguments)
-    assert code == 0
-    assert sorted(r["key"] for r in rows(out)) == keys
-    assert all(p.read_bytes() == data for p, data in committed.items())
-    assert summary["processed"] == 24 - len(committed)
-    assert check(str(out)) == []

@@ -1,13 +1,9 @@
-"""Whole runs on a real S3 server: results, secrets, random kills."""
+"""Whole runs on a real S3 server: results and secrets."""
 
-import json
 import logging
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,29 +11,8 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from tests.chaos.check_output import check
-from tests.photographs import write_photos
+from tests.flows.buckets import objects
 from tests.servers import S3Server
-
-
-@pytest.fixture
-def bucket(seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix of its own with six photos under ``photos/``."""
-    for name, value in seaweedfs.env.items():
-        monkeypatch.setenv(name, value)
-    url = seaweedfs.fresh_url()
-    name, _, prefix = url.removeprefix("s3://").partition("/")
-    for key in write_photos(tmp_path / "photos", 6):
-        body = (tmp_path / "photos" / key).read_bytes()
-        seaweedfs.client().put_object(Bucket=name, Key=f"{prefix}/photos/{key}", Body=body)
-    return url
-
-
-def objects(server: S3Server, url: str) -> dict[str, bytes]:
-    """Everything under a prefix."""
-    name, _, prefix = url.removeprefix("s3://").partition("/")
-    client = server.client()
-    listed = client.list_objects_v2(Bucket=name, Prefix=prefix).get("Contents", [])
-    return {entry["Key"]: client.get_object(Bucket=name, Key=entry["Key"])["Body"].read() for entry in listed}
 
 
 def test_bucket_to_bucket_leaves_no_trace_of_the_credentials(
@@ -79,36 +54,3 @@ def test_a_run_that_is_refused_shows_no_credentials(bucket: str, prefect_api: st
     database = list(Path(os.environ["PREFECT_HOME"]).rglob("*.db*"))
     assert database
     assert not [str(p) for p in database if canary.encode() in p.read_bytes()]
-
-
-def kill_after_commits(bucket: str, server: S3Server, commits: int, delay: float) -> bool:
-    """Start the command and SIGKILL it ``delay`` seconds after so many commits; whether it was still running."""
-    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", "--json"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while child.poll() is None and len(objects(server, f"{bucket}/out/shards/")) < commits:
-        time.sleep(0.05)
-    time.sleep(delay)
-    running = child.poll() is None
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    return running
-
-
-def finish(bucket: str) -> dict[str, int]:
-    """Run to the end; the summary."""
-    arguments = ["dehaze", f"{bucket}/photos", f"{bucket}/out", "--shard-size", "1", "--no-report", "--json"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
-def test_runs_killed_at_random_times_end_complete(bucket: str, seaweedfs: S3Server, prefect_api: str) -> None:
-    chance, landed = random.Random(1), 0
-    for commits in (1, 4):
-        landed += kill_after_commits(bucket, seaweedfs, commits, chance.uniform(0, 0.1))
-        assert check(f"{bucket}/out", partial=True) == []
-    assert landed > 0
-    assert finish(bucket)["ok"] == 6
-    assert check(f"{bucket}/out") == []

@@ -147,7 +147,7 @@ def test_weights_added_later_are_measured_without_editing_again(
     weights = {f"features.{n}": t for n, t in squeezenet_features().state_dict().items()}
     save_file(weights, tmp_path / "squeezenet.safetensors")
     shards = {p: p.stat().st_mtime_ns for p in output.rglob("shards/*.parquet")}
-    table = evaluate(data, output, model, "--lpips", str(tmp_path / "squeezenet.safetensors"))
+    table = evaluate(data, output, model, "--methods", "ddim", "--lpips", str(tmp_path / "squeezenet.safetensors"))
     assert {p: p.stat().st_mtime_ns for p in output.rglob("shards/*.parquet")} == shards
     for row in table:
         if not row["published"] and row["type"] in ("all", "change object"):

@@ -1,5 +1,5 @@
 """Every scheduler setting that loading keeps, under the certified method and the exact samplers: no certificate is broken,
-and everything comes back. The other methods are in ``test_scheduler_settings_peers``.
+and everything comes back. The other methods are in ``…_peers`` and ``…_renoise``.
 """
 
 from __future__ import annotations

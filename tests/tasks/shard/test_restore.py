@@ -14,7 +14,7 @@ from PIL import Image
 from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.restoration.chroma import likely_colours
 from fpcore.restoration.degradation import luma
-from tasks.config import RunConfig
+from tasks.config import UNPROJECTED_METHODS, RunConfig
 from tasks.photos.decode import Photo
 from tasks.photos.sources import list_photos
 from tasks.shard import restore
@@ -64,6 +64,12 @@ def test_the_network_of_likely_colours_is_shown_photographs_as_sharp_as_it_was_t
         likely = F.interpolate(likely_colours(luma(whole[None])), (64, 64), mode="bilinear", antialias=True)
         right = likely - luma(likely)
         assert float((coloured - right).norm() / right.norm()) < 0.03
+
+
+@pytest.mark.parametrize("method", UNPROJECTED_METHODS)
+def test_a_method_that_finds_no_consistent_states_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match="choose another method"):
+        RunConfig(operation="restore", task="colorize", method=method)  # type: ignore[arg-type]
 
 
 FOLDERS = {"colorize": "grey", "inpaint": "color", "super-resolution": "small"}
