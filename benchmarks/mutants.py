@@ -78,6 +78,10 @@ MUTANTS = [
         ("before = timesteps - config.num_train_timesteps // num_inference_steps", "before = timesteps - config.num_train_timesteps // num_inference_steps - 1"),
         ("alphas = alphas[alphas > 0]", "alphas = alphas"),
         ("torch.log(self.noise / self.signal)", "self.noise / self.signal"),
+        ("self.timesteps.new_zeros(1), self.timesteps[:-1]", "self.timesteps[:1], self.timesteps[:-1]"),
+        ("known = self.noise_prev > 0", "known = self.noise_prev >= 0"),
+        ("signal=torch.where(known, self.signal_prev, self.signal)", "signal=self.signal"),
+        ("noise=torch.where(known, self.noise_prev, self.noise)", "noise=self.noise"),
     ),
     *_of(
         "inversion.criteria", (f"{INVERT}::test_certified_bound_holds_on_ten_thousand_checks", BOUND, STATUSES),
@@ -98,6 +102,7 @@ MUTANTS = [
     ),
     *_of(
         "inversion.step", (STATUSES, BOUND, LOOPS, SPECULATIVE, INVERT),
+        ('schedule.as_left() if method.asks == "left"', 'schedule.as_left() if method.asks == "reached"'),
         ("estimate = torch.where(fresh, unknown, with_margin(seen))", "estimate = unknown"),
         ("reached = torch.where(rate > method.certify_below, Status.UNCERTIFIED, method.criterion.reached)", "reached = torch.full_like(m.iteration, method.criterion.reached)"),
         ("bound = m.intra.dtype, torch.where(rate > method.certify_below, torch.inf, m.bound)", "bound = m.intra.dtype, m.bound"),

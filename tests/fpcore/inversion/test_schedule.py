@@ -161,3 +161,18 @@ def test_the_prediction_of_x0_is_diffusers_one(prediction: str) -> None:
         step = torch.tensor([i])
         ours = schedule.denoised(schedule.direction(output, z, step), z, step)
         torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_levels_as_they_are_left(one: bool) -> None:
+    """A network asked about what a step leaves; of a level without noise it says nothing, and is asked about the other."""
+    ddim = DDIMScheduler(clip_sample=False, set_alpha_to_one=one, timestep_spacing="trailing")
+    schedule = Schedule.from_scheduler(ddim, 5)
+    left = schedule.as_left()
+    first = schedule.timesteps[0] if one else 0
+    assert left.timesteps.tolist() == [first, *schedule.timesteps[:-1].tolist()]
+    assert left.signal.tolist()[1:] == schedule.signal_prev.tolist()[1:] == schedule.signal.tolist()[:-1]
+    assert left.noise.tolist()[1:] == schedule.noise_prev.tolist()[1:]
+    assert (left.signal[0], left.noise[0]) == (
+        (schedule.signal[0], schedule.noise[0]) if one else (schedule.signal_prev[0], schedule.noise_prev[0])
+    )
