@@ -17,7 +17,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 KEPT_OUT = 20
-"""One photograph of so many is kept out of the training of the small networks, to measure with."""
+"""One photograph of so many is kept out of the training of the networks of likely colours, to measure with."""
 
 
 @dataclass(frozen=True)
