@@ -108,8 +108,11 @@ def sample_consistently(
 
     Each state is the fixed point of "project after denoise", z' = φ z + ψ project(x0(z', t')), found by the engine that
     inverts, under the same ``method``, and recorded alike; see ``Descent``. The last step is to the estimate itself.
-    ``latents`` of what comes back are that estimate.
+    ``latents`` of what comes back are that estimate. Raises ValueError for flow, and for a method that asks the network
+    about the level a step leaves, where the state it leads to is not judged.
     """
+    if method.asks == "left":
+        raise ValueError(f"{method.name} looks for no state of the level a step leads to: choose another method")
 
     def estimate(z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         at = (listed[None] == t[:, None]).int().argmax(1)

@@ -126,3 +126,12 @@ def test_tiles_cover_everything_and_agree_with_the_whole_where_the_network_is_lo
     t, rows = torch.tensor([2, 5]), torch.tensor([7, 3])
     assert torch.allclose(in_tiles(local, 16)(z, t, rows), local(z, t, rows), atol=1e-5)
     assert asked[0] == 16
+
+
+def test_a_method_that_asks_about_the_level_left_is_refused() -> None:
+    schedule = log_schedule(4)
+    world = mixture(schedule)
+    with pytest.raises(ValueError, match="choose another method"):
+        sample_consistently(
+            world.predict, schedule, torch.zeros(1, 3, 6, 6), method("iteration-free"), lambda x0, rows: x0
+        )
