@@ -66,7 +66,7 @@ METHODS: dict[str, tuple[Make, bool]] = {
     "easyinv": (lambda tol: method("easyinv"), False),
     "easyinv-sdxl": (lambda tol: method("easyinv-sdxl"), False),
     "spdinv": (lambda tol: method("spdinv"), False),
-    "iteration-free": (lambda tol: method("iteration-free"), False),
+    "ddim-left": (lambda tol: method("ddim-left"), False),
     "certified + previous": (lambda tol: method("certified", tolerance=tol, guess="previous", damping=1.0), True),
     "certified + last": (lambda tol: method("certified", tolerance=tol, guess="last", damping=1.0), True),
     "certified + extrapolated": (lambda tol: every_step("certified", tolerance=tol, damping=1.0), True),

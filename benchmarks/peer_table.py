@@ -38,7 +38,7 @@ COUNTS = (1, 2, 3, 5, 8, 13, 20, 40)
 """Iterations tried of plain fixed-point iteration."""
 SHOWN = (
     "ddim", "plain, a fixed count", "plain, intra-path", "inter-path", "aidi", "renoise", "renoise-sd",
-    "renoise-regularised", "easyinv", "spdinv", "iteration-free", "certified as shipped",
+    "renoise-regularised", "easyinv", "spdinv", "ddim-left", "certified as shipped",
 )  # fmt: skip
 LARGE = {"latent_size": 8, "count": 1, "steps": 4}
 """At Stable Diffusion's size, where an evaluation of 64 × 64 takes seconds."""

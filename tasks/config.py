@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 MethodName = Literal[
     "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd",
-    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv", "iteration-free",
+    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv", "ddim-left",
 ]  # fmt: skip
 DehazingMethod = Literal[
     "density", "words-by-place", "density+words", "regenerate", "nti", "nti+fixed-point", "fixed-point", "prior-weighted",
@@ -16,7 +16,7 @@ DehazingMethod = Literal[
 ]  # fmt: skip
 TimestepSpacing = Literal["trailing", "leading", "linspace", "log-sigma"]
 Sampler = Literal["ddim", "o-belm", "bdia", "edict", "rf-inversion", "rf-solver", "fireflow"]
-UNPROJECTED_METHODS = ("spdinv", "renoise-regularised", "renoise-sd-regularised", "iteration-free")
+UNPROJECTED_METHODS = ("spdinv", "renoise-regularised", "renoise-sd-regularised", "ddim-left")
 """Methods that look for no state to be projected: those with a loop of their own, and one that asks about the level it leaves."""
 EXACT_SAMPLERS = ("o-belm", "bdia", "edict")
 GuidanceMode = Literal["none", "nti", "npi", "direct-inversion"]

@@ -17,7 +17,7 @@ from fpcore.inversion.solvers import Anderson, Averaging, Chebyshev, GradientDes
 Guess = Literal["previous", "last", "extrapolated"]
 MethodName = Literal[
     "ddim", "fixed-point", "intra-path", "inter-path", "certified", "aidi", "renoise", "renoise-sd",
-    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv", "iteration-free",
+    "renoise-regularised", "renoise-sd-regularised", "easyinv", "easyinv-sdxl", "spdinv", "ddim-left",
 ]  # fmt: skip
 
 
@@ -135,9 +135,9 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
     ``spdinv``       Li et al. 2024: AdamW on MSE(z, f(z)), at most 25 updates; its own tolerance.
     ``easyinv``      Zhang et al. 2024, as released for SD 1.4: η = .5 on steps 3 to 12 of 50, one evaluation.
                      ``easyinv-sdxl``: η = .8 on the steps from 85 to 95 %. Left out: guidance during inversion.
-    ``iteration-free``  Chen et al. 2025, after its abstract: of the prediction of x0 = x0 + e_t at the fixed point, the unknown
-                     error e_t is taken to be e_{t-1}, that of the step before. Solved for z_t, x0 cancels: f(z_{t-1}) with ε at
-                     the old latent and the old timestep. One evaluation.
+    ``ddim-left``    the same with ε at the old latent and the old timestep. It is what the abstract of Chen et al. 2025 leads to:
+                     at the fixed point the network says x0 + e_t; put e_{t-1} for e_t and solve for z_t, and x0 cancels. Whether
+                     it is their estimator cannot be told from the abstract.
     """
     match name:
         case "ddim":
@@ -162,7 +162,7 @@ def _named(name: str, tolerance: float, iterations: int) -> Method:
             return Method(name, FixedIterations(1), blend=Blend())
         case "easyinv-sdxl":
             return Method(name, FixedIterations(1), blend=Blend(eta=0.8, start=0.85, length=0.1))
-        case "iteration-free":
+        case "ddim-left":
             return Method(name, FixedIterations(1), asks="left")
         case _:
             raise ValueError(f"unknown inversion method {name!r}; choose from {', '.join(get_args(MethodName))}")

@@ -187,7 +187,7 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
         "aidi",
         "renoise",
         "easyinv",
-        "iteration-free",
+        "ddim-left",
         "spdinv",
         "renoise-sd-regularised",
     ],
@@ -315,7 +315,7 @@ METHODS = [
     "renoise-sd",
     "easyinv",
     "easyinv-sdxl",
-    "iteration-free",
+    "ddim-left",
 ]
 
 

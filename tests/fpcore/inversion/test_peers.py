@@ -116,7 +116,7 @@ def aidi(schedule: Schedule, network: Network, z: Tensor) -> Tensor:
     return z
 
 
-def iteration_free(schedule: Schedule, network: Network, z: Tensor) -> Tensor:
+def ddim_left(schedule: Schedule, network: Network, z: Tensor) -> Tensor:
     """The fixed point solved for z_t with x0 + e in the place of the network's x0, e being the error one level below."""
     x0 = z / float(schedule.alpha_prev[0]) ** 0.5
     for i in schedule.real.tolist():
@@ -134,7 +134,7 @@ LOOPS: dict[str, tuple[Loop, dict[str, object]]] = {
     "fixed-point": (fixed_point, {"iterations": 10}),
     "easyinv": (easyinv, {}),
     "easyinv-sdxl": (easyinv_xl, {}),
-    "iteration-free": (iteration_free, {}),
+    "ddim-left": (ddim_left, {}),
     "renoise": (renoise, {}),
     "renoise-sd": (renoise_sd, {}),
 }

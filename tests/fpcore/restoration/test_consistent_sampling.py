@@ -132,6 +132,4 @@ def test_a_method_that_asks_about_the_level_left_is_refused() -> None:
     schedule = log_schedule(4)
     world = mixture(schedule)
     with pytest.raises(ValueError, match="choose another method"):
-        sample_consistently(
-            world.predict, schedule, torch.zeros(1, 3, 6, 6), method("iteration-free"), lambda x0, rows: x0
-        )
+        sample_consistently(world.predict, schedule, torch.zeros(1, 3, 6, 6), method("ddim-left"), lambda x0, rows: x0)
