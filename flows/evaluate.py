@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ MEASURES = """
     count(*) FILTER (verdict = 'gently') AS gently,
     avg(nfe) AS nfe
 """
-TILE = 192
+TILE, MARGIN, HEAD = 192, 4, 20
 Run = Callable[[str, str, RunConfig, Execution], Any]
 """(source, output, config, execution): does a run to its end."""
 
@@ -203,26 +204,29 @@ def sheet(source: str, runs: Sequence[tuple[str, str]], truth: Path | None = Non
 
 
 def picture_rows(heads: Sequence[str], lines: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """White paper with a head above each column of pictures, all of one size."""
-    canvas = Image.new("RGB", (len(heads) * TILE, 20 + len(lines) * TILE), "white")
+    """White paper with a head above each column of pictures, all of one longest side; each row as high as its highest."""
+    tiles = [[_tile(picture) for picture in line] for line in lines]
+    heights = [max(tile.height for tile in line) + MARGIN for line in tiles]
+    canvas = Image.new("RGB", (len(heads) * TILE, HEAD + sum(heights)), "white")
     draw = ImageDraw.Draw(canvas)
     for column, head in enumerate(heads):
         draw.text((column * TILE + 4, 4), head, fill="black")
-    for line, pictures in enumerate(lines):
-        for column, picture in enumerate(pictures):
-            tile = picture.convert("RGB")
-            if max(tile.size) < TILE:
-                ratio = TILE / max(tile.size)
-                tile = tile.resize((round(tile.width * ratio), round(tile.height * ratio)), Image.Resampling.BICUBIC)
-            tile.thumbnail((TILE - 4, TILE - 4))
-            canvas.paste(tile, (column * TILE, 20 + line * TILE))
+    for line, top in zip(tiles, accumulate(heights, initial=HEAD), strict=False):
+        for column, tile in enumerate(line):
+            canvas.paste(tile, (column * TILE, top))
     return canvas
 
 
+def _tile(picture: Image.Image) -> Image.Image:
+    scale = (TILE - MARGIN) / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+
 def _haze_map(rows: Sequence[dict[str, Any]]) -> Image.Image:
-    """The map of the first run that made one; a white tile where none did."""
+    """The map of the first run that made one; nothing to see where none did."""
     maps = [row["haze_map"] for row in rows if row["haze_map"] is not None]
-    return Image.open(io.BytesIO(maps[0]["bytes"])) if maps else Image.new("RGB", (TILE, TILE), "white")
+    return Image.open(io.BytesIO(maps[0]["bytes"])) if maps else Image.new("RGB", (TILE, 1), "white")
 
 
 def _committed(output: str) -> dict[str, dict[str, Any]]:

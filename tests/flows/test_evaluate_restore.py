@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli.app import app
+from flows.evaluate import HEAD, MARGIN, TILE, picture_rows
 from tasks.evaluation.restoration import CASES, damage
 from tests.photographs import write_photos
 
@@ -83,3 +84,11 @@ def test_an_unknown_task_is_refused_before_anything_is_done(clear: Path, prefect
     assert done.exit_code == 2
     assert "tasks.1" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_row_of_a_sheet_is_as_high_as_its_highest_picture() -> None:
+    wide, tall = Image.new("RGB", (400, 100), "red"), Image.new("RGB", (100, 400), "blue")
+    canvas = picture_rows(["one", "two"], [[wide, wide], [wide, tall]])
+    assert canvas.height == HEAD + (47 + MARGIN) + (188 + MARGIN)
+    assert canvas.getpixel((5, HEAD + 5)) == (255, 0, 0)
+    assert canvas.getpixel((TILE + 5, canvas.height - MARGIN - 5)) == (0, 0, 255)
