@@ -98,6 +98,7 @@ def test_flat_pictures_give_finite_maps() -> None:
 CEILINGS = {(48, 64): 33.7, (96, 128): 35.3, (192, 256): 36.0}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not SOTS.is_dir(), reason="the SOTS-outdoor pairs of RESIDE (research licence) are not here")
 def test_the_transfer_of_true_results_reaches_the_published_ceilings() -> None:
     """Result = the clear picture made small. On 30 pairs: 32 × 32 38.5 dB, 64 wide 39.4, 128 40.0, 256 40.6."""

@@ -32,6 +32,7 @@ def test_what_was_found_once_stays_mended(file: Path) -> None:
         assert attempt(file.name.split("-")[0], file.read_bytes(), random.Random(number))[0] == "ended"
 
 
+@pytest.mark.long
 def test_a_case_is_known_by_its_number() -> None:
     assert [case(7, number) for number in range(16)] == [case(7, number) for number in range(16)]
     assert case(7, 3) != case(8, 3)

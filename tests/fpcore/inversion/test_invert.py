@@ -146,6 +146,7 @@ def test_certified_bound_holds_on_ten_thousand_checks() -> None:
     assert np.median(tightness) > 0.3
 
 
+@pytest.mark.long
 def test_inter_path_lags_behind_intra_path() -> None:
     """The paper's Fig. 1: one path looks converged while two are still apart. Narrow modes, as of photographs' latents."""
     schedule = sd_schedule(50)
@@ -176,6 +177,7 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
     torch.testing.assert_close(alone.latents[0], together.latents[2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
@@ -374,6 +376,7 @@ def test_rows_that_nobody_needs_leave_the_batch() -> None:
     assert together.nfe == [one.nfe[0] for one in alone]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", get_args(MethodName))
 def test_every_row_the_network_computes_is_counted(name: MethodName) -> None:
     """Six images at batch 4: the four that are done at once leave two rows that nobody takes."""

@@ -26,6 +26,7 @@ class SmallDevice:
         return self.model.predict(z, t, image)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fits", [1, 2, 3, 5, 8, 16])
 def test_rows_are_halved_until_they_fit_and_results_stay(fits: int) -> None:
     device = SmallDevice(fits)

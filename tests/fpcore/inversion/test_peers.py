@@ -152,6 +152,7 @@ def test_a_method_is_what_its_loop_is(name: str) -> None:
     assert sum(found.nfe) == network.calls
 
 
+@pytest.mark.long
 def test_accelerated_and_plain_methods_find_the_same_fixed_points() -> None:
     """AIDI's own loop, and the criteria that iterate to a tolerance."""
     schedule = sd_schedule(STEPS)

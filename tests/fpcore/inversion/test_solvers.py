@@ -79,6 +79,7 @@ def test_stays_at_a_fixed_point(solver: Solver) -> None:
     torch.testing.assert_close(answer, root[None], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.long
 @given(st.floats(0.1, 0.99))
 def test_anderson_needs_no_more_evaluations_than_picard(rho: float) -> None:
     f, _ = contraction(rho)

@@ -69,6 +69,7 @@ def test_compiled_rows_equal_the_plain_ones_and_shapes_are_few() -> None:
     assert compiled.dtype == torch.float32
 
 
+@pytest.mark.long
 def test_rows_that_do_not_fit_are_not_filled_up_again() -> None:
     """Each size of picture has its own number of rows; after running out of memory fewer must really be fewer."""
     plain = Toy().requires_grad_(False)

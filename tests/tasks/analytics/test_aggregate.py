@@ -130,6 +130,7 @@ def test_latents_and_pictures_are_never_read(copy: Path, tmp_path: Path) -> None
     assert table(tmp_path / "before", "images") == table(tmp_path / "after", "images")
 
 
+@pytest.mark.long
 def test_a_second_call_reads_only_what_is_new(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     honest = module.read_shard
@@ -152,6 +153,7 @@ def test_a_second_call_reads_only_what_is_new(copy: Path, tmp_path: Path, monkey
         assert table(tables, name) == table(tmp_path / "fresh", name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["manifest", "part", "shard", "version"])
 def test_a_run_is_rebuilt_when_the_manifest_is_not_true(copy: Path, tmp_path: Path, damage: str) -> None:
     tables = tmp_path / "tables"
@@ -171,6 +173,7 @@ def test_a_run_is_rebuilt_when_the_manifest_is_not_true(copy: Path, tmp_path: Pa
         assert table(tables, name) == table(tmp_path / "fresh", name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ["small_tables", "save_manifest"])
 def test_a_crash_leaves_no_row_twice(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     tables = tmp_path / "tables"
@@ -339,6 +342,7 @@ def test_progress_counts_up_to_the_new_shards(ledger: Path, tmp_path: Path, monk
     assert seen == [(2, 3), (3, 3)]
 
 
+@pytest.mark.long
 def test_parts_are_closed_when_they_are_large(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GROUP_SHARDS", 1)
     monkeypatch.setattr("tasks.analytics.part_files.PART_ROWS", 1)

@@ -49,6 +49,7 @@ def shown(ledger: Ledger) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.long
 def test_the_newest_good_row_of_each_photo_is_current_and_lies_under_its_name(ledger: Ledger) -> None:
     night(ledger, {"a.jpg": "old", "b.jpg": "old", "c.jpg": "old"}, bad="c.jpg")
     first = update_current(ledger.store.location.path, ["a.jpg", "b.jpg", "c.jpg"], pictures=True)

@@ -254,6 +254,7 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     assert all(line.count("|") - line.count("\\|") in {0, 3} for line in done.markdown.splitlines() if line[:1] == "|")
 
 
+@pytest.mark.long
 def test_runs_are_put_side_by_side(night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "charts_of", lambda *_: [])
     fast = Recipe(**{**vars(RECIPE), "speed": 2.0, "method": "certified, extrapolated"})
@@ -332,6 +333,7 @@ def test_dehazing_by_density_speaks_of_no_inversion(tmp_path: Path) -> None:
         assert not re.search(r"certified|10 steps|UNet|deserve|invert", said.partition("To run it again")[0])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_charts")
 def test_equal_folder_names_are_told_apart(night: Path, tmp_path: Path) -> None:
     shutil.copytree(night, tmp_path / "other/night")
@@ -446,6 +448,7 @@ def test_the_source_is_what_the_photos_have_in_common() -> None:
     assert source_of([(None, "x.jpg")]) == "SOURCE"
 
 
+@pytest.mark.long
 def test_methods_that_judge_nothing_are_not_called_unconverged(tmp_path: Path) -> None:
     (tmp_path / "ddim/shards").mkdir(parents=True)
     rows = [

@@ -73,6 +73,7 @@ ERRORS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "name", "error"),
     [(*PLACES[i % len(PLACES)], error) for i, error in enumerate(ERRORS)],
@@ -100,6 +101,7 @@ def test_what_is_no_photos_fault_stops_the_shard(
         process_shard(str(tmp_path / "out"), DCP, 1, 0)
 
 
+@pytest.mark.long
 def test_a_photo_that_the_computation_stumbles_over_fails_alone(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

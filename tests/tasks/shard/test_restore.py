@@ -54,6 +54,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_the_network_of_likely_colours_is_shown_photographs_as_sharp_as_it_was_trained_on() -> None:
     """Shown area averages, which are sharper, it answers with colours that differ by a tenth and more."""
     for _, pixels in clear_photographs():
@@ -126,6 +127,7 @@ def test_what_would_be_too_large_is_refused_before_it_is_computed(
     assert {(row["status"], row["error_code"]) for row in rows} == {("failed", "too-large")}
 
 
+@pytest.mark.long
 def test_grey_can_be_inverted_as_it_is_and_the_words_are_its_own(photos: Path, tmp_path: Path) -> None:
     """For models that know the words for grey and for colour; by default it is the photo in likely colours."""
     options = {"task": "colorize", "pretrained_model_name_or_path": "builtin:haze", "tolerance": 1e-2}

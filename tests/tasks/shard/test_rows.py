@@ -62,6 +62,7 @@ def test_a_failed_photo_has_its_reason_and_no_verdict() -> None:
     assert row["metrics"] == [("fine", 1.0)]
 
 
+@pytest.mark.long
 def test_an_outage_while_measuring_is_tried_again_and_not_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

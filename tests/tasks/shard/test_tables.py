@@ -52,6 +52,7 @@ def run(source: str, output: Path) -> Ledger:
     return ledger
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["data/*.parquet", "data.parquet"])
 def test_each_cell_has_one_row_and_a_picture_of_its_own(tmp_path: Path, source: str) -> None:
     write_tables(tmp_path / source.partition("/")[0])

@@ -248,6 +248,7 @@ def test_a_checkpoint_that_tells_lies_is_named(long: Ledger) -> None:
     assert "differs from plans" in next(verify(again(long))).message
 
 
+@pytest.mark.long
 def test_checkpoints_are_written_when_there_is_news_and_the_last_two_stay(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
