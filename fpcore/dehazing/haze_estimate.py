@@ -43,8 +43,10 @@ DARK_SHARE = 0.001
 """Share of the pixels that may be darker than the dark percentile."""
 EVEN_VEIL = (0.03, 0.10)
 """Dark percentile from which on the even veil counts, and from which on it counts in full (docs/studies/dehazing.md)."""
-EVEN_WEIGHT = 2.0
-"""Of the even veil's optical depth in full, where the network's is 1."""
+EVEN_SPREAD = 0.2
+"""Scale of the error of the even veil's optical depth where it counts in full; the network tells its own."""
+EVEN_AIRLIGHT = 0.5
+"""Weight of the even veil's airlight where it counts in full, and the network's is 1."""
 BLACK = 0.01
 """How much darker than the dark percentile the veil is not: nothing is blacker than this."""
 FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98
@@ -194,16 +196,18 @@ def _answered_airlight(answer: Prediction, shown: Tensor) -> Tensor:
 
 
 def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
-    """Averaged with what the dark percentile says, in proportion to how much it knows."""
+    """Averaged with what the dark percentile says, by precision, in proportion to how much it knows."""
     low, high = EVEN_VEIL
-    weight = min(max((e.dark - low) / (high - low), 0.0), 1.0)
-    if weight == 0:
+    known = min(max((e.dark - low) / (high - low), 0.0), 1.0)
+    if known == 0:
         return e
     blocks = F.adaptive_avg_pool2d(e.picture[None] * e.evidence, 32).flatten(2)[0]
     brightest = blocks[:, blocks.sum(0).argmax()].clamp_min(0.1)
     tau = -math.log(min(max(1 - (e.dark + BLACK) / float(blocks.amax()), 0.02), 1.0))
-    mean = (e.tau + EVEN_WEIGHT * weight * tau) / (1 + EVEN_WEIGHT * weight)
-    return replace(e, tau=mean, airlight=(e.airlight + weight * brightest) / (1 + weight))
+    spread = float((e.spread * e.evidence).sum() / e.evidence.sum().clamp_min(1))
+    weight, light = known * (spread / EVEN_SPREAD) ** 2, known * EVEN_AIRLIGHT
+    airlight = (e.airlight + light * brightest) / (1 + light)
+    return replace(e, tau=(e.tau + weight * tau) / (1 + weight), airlight=airlight)
 
 
 def _not_below_black(e: HazeEstimate) -> HazeEstimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,9 +12,12 @@ import torch
 from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.dehazing.haze_density import HazeDensityNet
 from fpcore.dehazing.haze_estimate import (
+    BLACK,
     DARK_SHARE,
+    EVEN_SPREAD,
     HazeEstimate,
     HazeWeights,
+    _with_even_veil,
     dark_percentile,
     estimate_haze,
     network_size,
@@ -227,3 +232,24 @@ def test_only_texture_that_becomes_black_or_white_counts_as_clipped() -> None:
     assert float(newly_clipped(source, sky_clips)) == 0
     assert float(newly_clipped(source, texture_clips)) == pytest.approx(20 / 64, abs=0.01)
     assert float(newly_clipped(texture_clips, texture_clips)) == 0
+
+
+def told(tau: float, spread: float, dark: float) -> HazeEstimate:
+    """An estimate of the same haze everywhere, of a grey picture."""
+    everywhere = torch.ones(32, 32)
+    return HazeEstimate(
+        torch.full((3, 32, 32), 0.6), tau * everywhere, spread * everywhere, torch.full((3,), 0.8), everywhere, dark, 3
+    )
+
+
+def test_the_even_veil_counts_by_what_it_and_the_network_know() -> None:
+    """By precision: where the network is sure its τ stays, where it is not the veil's comes; none where something is black."""
+    veil = -math.log(1 - (0.3 + BLACK) / 0.6)
+    sure, unsure, black = (
+        float(_with_even_veil(told(1.5, s, d)).tau.mean()) for s, d in [(0.01, 0.3), (2.0, 0.3), (2.0, 0.0)]
+    )
+    assert sure == pytest.approx(1.5, abs=0.01)
+    assert unsure == pytest.approx(veil, abs=0.02)
+    assert black == pytest.approx(1.5)
+    equal = float(_with_even_veil(told(1.5, EVEN_SPREAD, 0.3)).tau.mean())
+    assert equal == pytest.approx((1.5 + veil) / 2, abs=1e-5)
