@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -54,15 +55,11 @@ def main() -> None:
         reference = "demo/clear"
         if not Path(source).is_dir():
             write_hazy(Path(source), Path(reference))
-    run(
-        "dehaze",
-        source,
-        output,
-        {},
-        {"reference": reference, "max_failed_fraction": 1.0, "prefect": True},
-        as_json=False,
-        verbose=False,
-    )
+    execution = {"reference": reference, "max_failed_fraction": 1.0, "prefect": True}
+    try:
+        run("dehaze", source, output, {}, execution, as_json=False, verbose=False)
+    except typer.Exit as stopped:  # why has been said
+        sys.exit(stopped.exit_code)
     show_results(output, *(SEEN if reference is None else GAINED))
 
 
