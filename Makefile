@@ -38,7 +38,7 @@ demo: $(DEMO)  ## dehaze real photographs with the built-in model; SOURCE=folder
 demo-s3: $(STAMP)  ## the same job against a real S3 server on this machine
 	$(PY) -m deployments.demo_s3
 
-quick: $(STAMP)  ## under a minute: the unit tests and a few of the rest that fail when the heart is broken
+quick: $(STAMP)  ## about a minute: the unit tests and a few of the rest that fail when the heart is broken
 	HYPOTHESIS_PROFILE=quick $(PYTEST) -m '(unit and not long) or heart' -q $(NOT_QUICK)
 
 test: $(STAMP)  ## every test but the chaos tests
