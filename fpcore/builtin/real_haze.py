@@ -27,6 +27,12 @@ BEHIND_DARK = 0.3
 """Share of hazes that lie behind the dark things of a photograph."""
 OVERALL = 0.25
 """Share of hazes, of the others, that begin before the nearest thing."""
+PATCHY = 0.2
+"""Share of hazes that are patches, as of smoke or fog in a valley."""
+OUTSHONE = 0.3
+"""Share of hazes that are darker than the brightest things of the photograph, as fog in a wood below a bright sky."""
+UNEVEN_LIGHT = 0.3
+"""Share of hazes whose airlight changes much from one side of the photograph to the other."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,31 @@ def optical_depth(clear: Tensor, segments: Tensor, generator: torch.Generator) -
     depth = torch.lerp(depth, depth.mean((2, 3), keepdim=True), even)
     depth = torch.where(_chance(b, OVERALL, generator), smooth, depth)
     depth = torch.where(_chance(b, BEHIND_DARK, generator), behind_dark(clear, segments, smooth, generator), depth)
+    patchy = _chance(b, PATCHY, generator)
+    depth = torch.where(patchy, depth * patches(b, clear.shape[2:], generator), depth)
     far = _quantile(depth, torch.full(one, 0.9)).clamp_min(1e-3)
-    sky = sky_mask(clear.mean(1, keepdim=True)) * _chance(b, 0.8, generator)
+    sky = sky_mask(clear.mean(1, keepdim=True)) * (_chance(b, 0.8, generator) & ~patchy)
     depth = torch.maximum(depth, torch.lerp(depth, far * _uniform(one, 1.0, 2.0, generator), sky))
     transmission = _uniform(one, 0.05, 0.97, generator)
     return (-transmission.log() * depth / far).clamp(0, DEEPEST)
+
+
+def patches(count: int, size: torch.Size, generator: torch.Generator) -> Tensor:
+    """(count, 1, *size) in [0, 1]: 1 inside patches with soft edges, 0 between them."""
+    one = (count, 1, 1, 1)
+    coarse = F.interpolate(torch.rand((count, 1, 4, 4), generator=generator), size, mode="bicubic")
+    fine = F.interpolate(torch.rand((count, 1, 10, 10), generator=generator), size, mode="bicubic")
+    cloud = torch.lerp(coarse, fine, _uniform(one, 0.0, 0.4, generator))
+    cut = _quantile(cloud, _uniform(one, 0.1, 0.7, generator))
+    return ((cloud - cut) / _uniform(one, 0.05, 0.4, generator)).clamp(0, 1)
+
+
+def outshining(scene: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 1, H, W) in [0, 1]: 1 in the brightest parts of ``scene`` (B, 3, H, W), softly bounded."""
+    one = (len(scene), 1, 1, 1)
+    luma = scene.mean(1, keepdim=True)
+    cut = _quantile(luma, _uniform(one, 0.6, 0.98, generator))
+    return ((luma - cut) / _uniform(one, 0.02, 0.15, generator)).clamp(0, 1)
 
 
 def behind_dark(clear: Tensor, segments: Tensor, smooth: Tensor, generator: torch.Generator) -> Tensor:
@@ -180,9 +206,14 @@ def render_real_haze(
     scene = vary_light(clear, generator)
     tau = torch.where(_chance(b, clear_share, generator), 0.0, optical_depth(clear, segments, generator))
     airlight = random_airlight(b, generator)
+    outshone = _chance(b, OUTSHONE, generator)
+    tau = torch.where(outshone, tau * (1 - outshining(scene, generator)), tau)
+    airlight = torch.where(outshone, airlight * _uniform(one, 0.5, 1.0, generator), airlight)
     tinted = scene * (airlight / airlight.mean(1, keepdim=True)) ** _uniform(one, 0.0, 1.0, generator)
     scene = torch.where(tau.amax((1, 2, 3), keepdim=True) > 0, tinted, scene).clamp(0, 1)
-    slope = 0.04 * torch.randn((b, 2, 1, 1), generator=generator)
+    slope = torch.where(_chance(b, UNEVEN_LIGHT, generator), 0.12, 0.04) * torch.randn(
+        (b, 2, 1, 1), generator=generator
+    )
     h, w = clear.shape[2:]
     y, x = torch.linspace(-1, 1, h).view(1, 1, h, 1), torch.linspace(-1, 1, w).view(1, 1, 1, w)
     uneven = airlight * (1 + slope[:, :1] * y + slope[:, 1:] * x)

@@ -3,7 +3,8 @@
 The network says what each place looks like by itself and in the whole picture. Where nothing in a photograph is dark, the
 dark percentile speaks too: I = J t + A (1 − t) with J ≥ 0 leaves nothing darker than the veil before it, and in most photographs
 something is nearly black (the dark channel prior, He et al. 2009, for the photograph as a whole). A black thing near the camera
-says nothing of the hills behind it, so the darker the dark percentile, the less it counts.
+says nothing of the hills behind it, so the darker the dark percentile, the less it counts. The dark channel says the same of
+each place; it takes pale things for haze, so it is trusted less, and most where the network is unsure of what it sees.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from fpcore.dehazing.haze_density import HazeDensityNet, Prediction, first_airlight, pooled_airlight
 from fpcore.evaluation.clarity import local_statistics
+from fpcore.evaluation.dark_channel import dark_channel
 from fpcore.small_unet import MULTIPLE
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -47,6 +49,13 @@ EVEN_SPREAD = 0.2
 """Scale of the error of the even veil's optical depth where it counts in full; the network tells its own."""
 EVEN_AIRLIGHT = 0.5
 """Weight of the even veil's airlight where it counts in full, and the network's is 1."""
+DARK_WINDOW, DARK_OMEGA, DARK_SPREAD = 15, 0.95, 0.4
+"""Of the dark channel: pixels of its windows, the share of it that is called haze (He et al.), and the scale of the error of the
+optical depth it tells."""
+DARK_MOST = 0.3
+"""The most that the dark channel weighs, and the network 1: it errs together over whole pale things, not place by place."""
+LEAST_TRANSMISSION = 0.1
+"""The least that is read from a dark channel."""
 BLACK = 0.01
 """How much darker than the dark percentile the veil is not: nothing is blacker than this."""
 FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98
@@ -176,7 +185,7 @@ def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEsti
         for x in (answer.tau, answer.tau_spread.exp())
     )
     seen = HazeEstimate(view.picture, tau, spread, airlight.view(3), view.evidence, view.dark, CORRECTIONS + 1)
-    return _not_below_black(_with_even_veil(seen))
+    return _not_below_black(_with_dark_channel(_with_even_veil(seen)))
 
 
 def even_estimate(view: HazeView) -> HazeEstimate:
@@ -204,10 +213,23 @@ def _with_even_veil(e: HazeEstimate) -> HazeEstimate:
     blocks = F.adaptive_avg_pool2d(e.picture[None] * e.evidence, 32).flatten(2)[0]
     brightest = blocks[:, blocks.sum(0).argmax()].clamp_min(0.1)
     tau = -math.log(min(max(1 - (e.dark + BLACK) / float(blocks.amax()), 0.02), 1.0))
-    spread = float((e.spread * e.evidence).sum() / e.evidence.sum().clamp_min(1))
-    weight, light = known * (spread / EVEN_SPREAD) ** 2, known * EVEN_AIRLIGHT
+    weight, light = known * (_mean_spread(e) / EVEN_SPREAD) ** 2, known * EVEN_AIRLIGHT
     airlight = (e.airlight + light * brightest) / (1 + light)
     return replace(e, tau=(e.tau + weight * tau) / (1 + weight), airlight=airlight)
+
+
+def _with_dark_channel(e: HazeEstimate) -> HazeEstimate:
+    """Averaged by precision with what the dark channel says at each place: t = 1 − ω min I/A over colours and a window."""
+    hidden = 1 - e.evidence  # frames are no dark things
+    relative = e.picture / e.airlight.view(3, 1, 1) + hidden
+    dark = dark_channel(relative[None].clamp_max(1), DARK_WINDOW)[0, 0]
+    tau = -torch.log((1 - DARK_OMEGA * dark).clamp_min(LEAST_TRANSMISSION))
+    weight = min((_mean_spread(e) / DARK_SPREAD) ** 2, DARK_MOST)
+    return replace(e, tau=(e.tau + weight * tau) / (1 + weight))
+
+
+def _mean_spread(e: HazeEstimate) -> float:
+    return float((e.spread * e.evidence).sum() / e.evidence.sum().clamp_min(1))
 
 
 def _not_below_black(e: HazeEstimate) -> HazeEstimate:

@@ -24,14 +24,14 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY: dict[HazeWeights, tuple[float, float]] = {"research": (0.26, 0.27), "free": (0.345, 0.355)}
+HAZY: dict[HazeWeights, tuple[float, float]] = {"research": (0.2, 0.21), "free": (0.25, 0.26)}
 """Evidence of haze (``evidence_of_haze``) by a network's answer between which an edit goes from gentle to whole; chosen so that
 as many clear photographs are spared by either network (docs/studies/dehazing.md)."""
-MAYBE_HAZY = 0.05
+MAYBE_HAZY = 0.035
 """Evidence of haze below which a photograph comes back as it is."""
 LEAST_LIGHT, DARK = 0.62, 0.3
 """A result of a mean luma below ``DARK`` and below this share of the photograph's is what a person calls too dark."""
-GENTLE_PSNR = 31.0
+GENTLE_PSNR = 31.5
 """PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
 
 
@@ -45,15 +45,15 @@ class Verdict:
     measures: dict[str, float]
 
 
-DARK_COUNTS, DARK_UP_TO = 0.7, 0.15
+DARK_COUNTS, DARK_UP_TO = 0.35, 0.15
 """How much the dark percentile, up to a value, adds to the evidence."""
 
 
 def evidence_of_haze(e: HazeEstimate) -> float:
-    """Mean density over the photograph, in [0, 1), uncertain places counting half; where nothing is dark, a little more."""
-    weight = e.evidence / (e.spread + 0.05)
+    """Mean density over the photograph, in [0, 1), two thirds of it weighted by precision; where nothing is dark, a little more."""
+    weight = e.evidence / (e.spread + 0.05).square()
     certain = float((e.density * weight).sum() / weight.sum().clamp_min(1e-6))
-    return (certain + e.amount) / 2 + DARK_COUNTS * min(e.dark, DARK_UP_TO)
+    return (2 * certain + e.amount) / 3 + DARK_COUNTS * min(e.dark, DARK_UP_TO)
 
 
 def judge_estimate(e: HazeEstimate, result: Tensor, hazy: tuple[float, float] = HAZY["research"]) -> Verdict:

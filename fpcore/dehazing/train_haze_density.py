@@ -32,6 +32,8 @@ SHORT_SIDE = 288
 JOINED = 0.3
 """Share of crops joined from two photographs side by side, so that no photograph is learnt by heart."""
 LEAST_TRANSMISSION = 0.1
+FAR_OFF = 0.2
+"""Share of pictures that are divided by an airlight far from theirs: a lamp's, a cloud's."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,10 @@ def jittered_guess(haze: RealHaze, generator: torch.Generator) -> Tensor:
     near = haze.airlight * torch.exp(jitter)
     hazy = haze.tau.amax((1, 2, 3), keepdim=True) > 0
     guessed = torch.rand((b, 1, 1, 1), generator=generator) < torch.where(hazy, 0.5, 0.8)
-    return torch.where(guessed, first_airlight(haze.image, haze.evidence), near)
+    guess = torch.where(guessed, first_airlight(haze.image, haze.evidence), near)
+    far = torch.rand((b, 1, 1, 1), generator=generator) < FAR_OFF
+    off = torch.exp(torch.rand((b, 1, 1, 1), generator=generator) - 0.5)
+    return torch.where(far, guess * off, guess).clamp(0.1, 1.1)
 
 
 def loss_of(p: Prediction, haze: RealHaze, guess: Tensor) -> dict[str, Tensor]:

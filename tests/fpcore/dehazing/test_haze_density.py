@@ -13,10 +13,14 @@ from fpcore.builtin.demo_photographs import clear_photographs
 from fpcore.dehazing.haze_density import HazeDensityNet
 from fpcore.dehazing.haze_estimate import (
     BLACK,
+    DARK_MOST,
+    DARK_OMEGA,
     DARK_SHARE,
+    DARK_SPREAD,
     EVEN_SPREAD,
     HazeEstimate,
     HazeWeights,
+    _with_dark_channel,
     _with_even_veil,
     dark_percentile,
     estimate_haze,
@@ -253,3 +257,23 @@ def test_the_even_veil_counts_by_what_it_and_the_network_know() -> None:
     assert black == pytest.approx(1.5)
     equal = float(_with_even_veil(told(1.5, EVEN_SPREAD, 0.3)).tau.mean())
     assert equal == pytest.approx((1.5 + veil) / 2, abs=1e-5)
+
+
+def test_the_dark_channel_counts_by_what_the_network_knows() -> None:
+    """By precision, up to a limit; near what is black the network's τ becomes less, before a bright dark channel more."""
+    veil = -math.log(1 - DARK_OMEGA * 0.6 / 0.8)
+    for spread in (0.01, 0.1, 9.0):
+        weight = min((spread / DARK_SPREAD) ** 2, DARK_MOST)
+        tau = float(_with_dark_channel(told(1.5, spread, 0.0)).tau.mean())
+        assert tau == pytest.approx((1.5 + weight * veil) / (1 + weight), abs=1e-5)
+    half_black = told(0.5, DARK_SPREAD, 0.0)
+    half_black.picture[:, :, :8] = 0
+    tau = _with_dark_channel(half_black).tau
+    assert float(tau[:, 4].max()) < 0.5 < float(tau[:, -1].min())
+
+
+def test_a_black_frame_is_no_dark_thing_beside_the_haze() -> None:
+    framed = told(1.0, DARK_SPREAD, 0.0)
+    expected = float(_with_dark_channel(framed).tau[16, 16])
+    framed.picture[:, :, :4], framed.evidence[:, :4] = 0, 0
+    np.testing.assert_allclose(_with_dark_channel(framed).tau[:, 4:], expected, rtol=1e-6)
