@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpcore.evaluation.dark_channel import dark_channel
 from fpcore.small_unet import SmallUNet
 
-WINDOWS = (9, 25)
-"""Pixels of the windows whose dark channels (He et al. 2009) the network is shown."""
+WINDOWS = (1, 9, 25)
+"""Pixels of the windows whose dark channels (He et al. 2009) the network is shown; 1: the least of the colours."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class HazeDensityNet(SmallUNet):
     """(B, 3, H, W), sides multiples of ``MULTIPLE``, divided by an airlight → ``Prediction``."""
 
     def __init__(self, widths: tuple[int, int, int, int] = (24, 40, 56, 80)) -> None:
-        super().__init__(4 + len(WINDOWS), 8, widths)
+        super().__init__(3 + len(WINDOWS), 8, widths)
 
     def forward(self, x: Tensor) -> Prediction:
         """Ask about pictures."""
-        least = x.amin(1, keepdim=True)
-        dark = [-F.max_pool2d(-least, side, stride=1, padding=side // 2) for side in WINDOWS]
-        out = self.answer(torch.cat([x, least, *dark], 1) - 0.5)
+        dark = [dark_channel(x, side) for side in WINDOWS]
+        out = self.answer(torch.cat([x, *dark], 1) - 0.5)
         tau = F.softplus(4 * out[:, :1] - 1) / 4 * 2
         return Prediction(tau, out[:, 1:2].clamp(-5, 2) - 1, 1 + 0.3 * out[:, 2:5], out[:, 5:8].clamp(-5, 2) - 2)
 
