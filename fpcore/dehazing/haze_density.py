@@ -19,6 +19,8 @@ from fpcore.small_unet import SmallUNet
 
 WINDOWS = (1, 9, 25)
 """Pixels of the windows whose dark channels (He et al. 2009) the network is shown; 1: the least of the colours."""
+LEAST_TRANSMISSION = 0.1
+"""The least transmission that haze is read as and taken off by: where t is smaller, next to nothing can be brought back."""
 
 
 @dataclass(frozen=True)

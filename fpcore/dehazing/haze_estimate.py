@@ -24,7 +24,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fpcore.dehazing.haze_density import HazeDensityNet, Prediction, first_airlight, pooled_airlight
+from fpcore.dehazing.haze_density import (
+    LEAST_TRANSMISSION,
+    HazeDensityNet,
+    Prediction,
+    first_airlight,
+    pooled_airlight,
+)
 from fpcore.evaluation.clarity import local_statistics
 from fpcore.evaluation.dark_channel import dark_channel
 from fpcore.small_unet import MULTIPLE
@@ -54,8 +60,6 @@ DARK_WINDOW, DARK_OMEGA, DARK_SPREAD = 15, 0.95, 0.4
 optical depth it tells."""
 DARK_MOST = 0.3
 """The most that the dark channel weighs, and the network 1: it errs together over whole pale things, not place by place."""
-LEAST_TRANSMISSION = 0.1
-"""The least that is read from a dark channel."""
 BLACK = 0.01
 """How much darker than the dark percentile the veil is not: nothing is blacker than this."""
 FRAME_BLACK, FRAME_WHITE, FRAME_SHARE = 0.03, 0.985, 0.98

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.color_transfer import AffineMap
+from fpcore.dehazing.haze_density import LEAST_TRANSMISSION
 from fpcore.dehazing.haze_estimate import HazeEstimate, Samples
 from fpcore.evaluation.clarity import luma
 
-LEAST_TRANSMISSION = 0.1
 RADIUS = 12
 """Of the windows, in pixels of the map."""
 EPS = 1e-3

@@ -23,7 +23,13 @@ from torch import Tensor
 from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.real_haze import SEGMENTS, RealHaze, render_real_haze
 from fpcore.builtin.train_network import Training, begin, training_options
-from fpcore.dehazing.haze_density import HazeDensityNet, Prediction, first_airlight, pooled_airlight
+from fpcore.dehazing.haze_density import (
+    LEAST_TRANSMISSION,
+    HazeDensityNet,
+    Prediction,
+    first_airlight,
+    pooled_airlight,
+)
 from fpcore.small_unet import STRIDE
 
 log = logging.getLogger(__name__)
@@ -31,7 +37,6 @@ CROP = 128
 SHORT_SIDE = 288
 JOINED = 0.3
 """Share of crops joined from two photographs side by side, so that no photograph is learnt by heart."""
-LEAST_TRANSMISSION = 0.1
 FAR_OFF = 0.2
 """Share of pictures that are divided by an airlight far from theirs: a lamp's, a cloud's."""
 
