@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fpcore.dehazing.gentle import as_judged
 from fpcore.dehazing.haze_estimate import estimate_haze, view_photograph
 from fpcore.dehazing.quality_gate import judge_estimate
 from fpcore.dehazing.restore import plan_restoration, restore, restore_picture
@@ -28,7 +29,8 @@ def row(path: Path) -> list[tuple[Image.Image, str]]:
     plan = plan_restoration(estimate, view.texture)
     verdict = judge_estimate(estimate, restore_picture(plan, estimate.picture).clamp(0, 1))
     found = Image.open(io.BytesIO(density_picture(estimate.density)))
-    pictures = (Image.fromarray(pixels), found, Image.fromarray(restore(plan, pixels, verdict.strength)))
+    result = restore(as_judged(plan, view, verdict), pixels, verdict.strength)
+    pictures = (Image.fromarray(pixels), found, Image.fromarray(result))
     said = ("as taken", "density of haze", verdict.name)
     return [(_of_width(picture), text) for picture, text in zip(pictures, said, strict=True)]
 

@@ -24,25 +24,27 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY: dict[HazeWeights, tuple[float, float]] = {"research": (0.2, 0.21), "free": (0.25, 0.26)}
-"""Evidence of haze (``evidence_of_haze``) by a network's answer between which an edit goes from gentle to whole; chosen so that
-as many clear photographs are spared by either network (docs/studies/dehazing.md)."""
+HAZY: dict[HazeWeights, float] = {"research": 0.205, "free": 0.255}
+"""Evidence of haze (``evidence_of_haze``) by a network's answer from which an edit is whole; chosen so that as many clear
+photographs are spared by either network (docs/studies/dehazing.md)."""
 MAYBE_HAZY = 0.035
 """Evidence of haze below which a photograph comes back as it is."""
 LEAST_LIGHT, DARK = 0.62, 0.3
 """A result of a mean luma below ``DARK`` and below this share of the photograph's is what a person calls too dark."""
-GENTLE_PSNR = 31.5
+GENTLE_PSNR = 31.0
 """PSNR (dB) to itself that a photograph keeps as long as it may be clear as well as hazy."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``strength``: fraction of the edit to apply, 0 to 1. ``reason``: a sentence. ``measures``: what the judgement rests on."""
+    """``strength``: fraction of the edit to apply, 0 to 1. ``reason``: a sentence. ``measures``: what the judgement rests on.
+    ``least_psnr``: what the photograph is to keep to itself (dB), None = the edit is whole (``fpcore.dehazing.gentle``)."""
 
     name: Name
     strength: float
     reason: str
     measures: dict[str, float]
+    least_psnr: float | None = None
 
 
 DARK_COUNTS, DARK_UP_TO = 0.35, 0.15
@@ -56,10 +58,10 @@ def evidence_of_haze(e: HazeEstimate) -> float:
     return (2 * certain + e.amount) / 3 + DARK_COUNTS * min(e.dark, DARK_UP_TO)
 
 
-def judge_estimate(e: HazeEstimate, result: Tensor, hazy: tuple[float, float] = HAZY["research"]) -> Verdict:
+def judge_estimate(e: HazeEstimate, result: Tensor, hazy: float = HAZY["research"]) -> Verdict:
     """What to do with the restoration ``result`` (3, h, w) in [0, 1] of the picture that ``e`` was estimated on.
 
-    ``hazy``: evidence between which an edit goes from gentle to whole, of the network that made the estimate.
+    ``hazy``: evidence from which an edit is whole, of the network that made the estimate.
     """
     evidence = evidence_of_haze(e)
     measures = {
@@ -73,18 +75,15 @@ def judge_estimate(e: HazeEstimate, result: Tensor, hazy: tuple[float, float] = 
     said = f"haze over {float((e.density > 0.2).float().mean()):.0%} of it, densest {measures['haze_densest']:.2f}"
     if evidence < MAYBE_HAZY:
         return Verdict("unchanged", 0.0, f"No haze was found: mean density {e.amount:.2f}.", measures)
-    low, high = hazy
-    sure = min(max((evidence - low) / (high - low), 0.0), 1.0)
-    change = float((result - e.picture).square().mean().sqrt())
-    gentle = min(10 ** (-GENTLE_PSNR / 20) / max(change, 1e-6), 1.0)
-    strength = min(max(sure, gentle), bright_enough(e, result))
+    if evidence < hazy:
+        gently = f"It may be clear or hazy: contrast was brought back, tone hardly changed; {said}."
+        return Verdict("gently", 1.0, gently, measures, GENTLE_PSNR)
+    strength = bright_enough(e, result)
     clipped = measures["clipped"]
     if clipped > CLIPPED_ABOVE:
         return Verdict(
             "gently", 0.6 * strength, f"Held back: {clipped:.0%} would turn black or white; {said}.", measures
         )
-    if sure < 1:
-        return Verdict("gently", strength, f"It may be clear or hazy, so it was changed a little: {said}.", measures)
     if strength < 1:
         return Verdict("cleared", strength, f"Held back, lest it turn too dark; {said}.", measures)
     return Verdict("cleared", 1.0, f"Cleared: {said}.", measures)

@@ -68,7 +68,7 @@ def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = 
     """From an estimate and the photograph's local standard deviation of luma ``texture`` (h, w), of the estimate's size."""
     certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
     depth = fit_along_edges(e.picture, e.tau * e.evidence, certainty / certainty.mean().clamp_min(1e-6))
-    most_gain, most_tint = _box(_limits(e, texture).double(), 3).float()
+    most_gain, most_tint = box_mean(_limits(e, texture).double(), 3).float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, most_tint, e.airlight, balance)
 
@@ -90,8 +90,8 @@ def tint_of_flat_parts(picture: Tensor, flat: Tensor) -> float:
     (h, w) bool: what three quarters of these places stay below, so that one limit holds for a sky and leaves no patches in it.
     """
     differences = (picture[[0, 2]] - luma(picture)).double()
-    mean = _box(differences, TINT_RADIUS)
-    spread = (_box(differences.square(), TINT_RADIUS) - mean.square()).clamp_min(0).sum(0).sqrt()
+    mean = box_mean(differences, TINT_RADIUS)
+    spread = (box_mean(differences.square(), TINT_RADIUS) - mean.square()).clamp_min(0).sum(0).sqrt()
     return float(spread[flat].quantile(0.75)) if bool(flat.any()) else 0.0
 
 
@@ -109,10 +109,10 @@ def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADI
     ``guide`` (3, h, w), ``x`` and ``weight`` (h, w).
     """
     w, g, target = weight[None].double() + 1e-6, guide.double(), x[None].double()
-    total = _box(w, radius)
+    total = box_mean(w, radius)
 
     def mean(y: Tensor) -> Tensor:
-        return _box(w * y, radius) / total
+        return box_mean(w * y, radius) / total
 
     mean_g, mean_x = mean(g), mean(target)
     pairs = torch.triu_indices(3, 3)
@@ -125,7 +125,7 @@ def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADI
     return mean(torch.cat([a, b])).float()
 
 
-def _box(x: Tensor, radius: int) -> Tensor:
+def box_mean(x: Tensor, radius: int) -> Tensor:
     """Mean of (C, h, w) float64 over (2 radius + 1)² windows, smaller at the border: differences of running sums."""
     for dim in (1, 2):
         n = x.shape[dim]
@@ -144,12 +144,18 @@ def _along(dim: int, size: int, like: Tensor) -> list[int]:
     return [size if i == dim else n for i, n in enumerate(like.shape)]
 
 
+def gains(r: Restoration, picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Of luma and of colour at each place of ``picture`` (3, h, w) in [0, 1]: (h, w) each."""
+    tau = ((r.depth[:3] * picture).sum(0) + r.depth[3]).clamp_min(0)
+    gain = torch.minimum(tau.exp(), r.most_gain)
+    return gain, torch.minimum(gain, r.most_tint)
+
+
 def restore_picture(r: Restoration, picture: Tensor) -> Tensor:
     """The small picture (3, h, w) in [0, 1] that was looked at, without haze and before any tone; not clamped."""
-    tau = ((r.depth[:3] * picture).sum(0) + r.depth[3]).clamp_min(0)
+    gain, tint = gains(r, picture)
     airlight, balance = (x.view(3, 1, 1) for x in (r.airlight, r.balance))
-    beyond, gain = picture - airlight, torch.minimum(tau.exp(), r.most_gain)
-    tint = torch.minimum(gain, r.most_tint)
+    beyond = picture - airlight
     return (beyond * tint + luma(beyond).to(gain) * (gain - tint) + airlight) * balance
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpcore.dehazing.dehaze import Dehazed, DehazeSettings, dehaze
+from fpcore.dehazing.gentle import as_judged
 from fpcore.dehazing.haze_estimate import HazeEstimate, HazeView, estimate_haze, even_estimate, haze_density_net
 from fpcore.dehazing.quality_gate import HAZY, Verdict, edit_measures, judge_edit, judge_estimate
 from fpcore.dehazing.restore import Restoration, even_restoration, plan_restoration, restore, restore_picture
@@ -100,18 +101,18 @@ def _by_density(
     watch: Stopwatch,
     stop: Stop,
 ) -> list[Outcome]:
-    """Physics at full resolution, and tone by diffusion if a model is given; nothing of either for a photo without haze."""
+    """Physics at full resolution, and tone by diffusion if a model is given, but not for a photo that is or may be clear."""
     plans = [
         plan_restoration(e, v.texture, white_balance=config.white_balance)
         for e, v in zip(estimates, views, strict=True)
     ]
     restored = [restore_picture(r, e.picture).clamp(0, 1) for r, e in zip(plans, estimates, strict=True)]
-    bounds = HAZY[config.haze_weights]
-    verdicts = [judge_estimate(e, x, bounds) for e, x in zip(estimates, restored, strict=True)]
+    verdicts = [judge_estimate(e, x, HAZY[config.haze_weights]) for e, x in zip(estimates, restored, strict=True)]
     columns = [Columns(nfe=e.evaluations, nfe_inversion=0, batch_size=max(1, config.batch_size)) for e in estimates]
     status = [Status.COMPLETED] * len(estimates)
     watch("encode")  # what is asked of a picture before any diffusion
-    hazy = [i for i, verdict in enumerate(verdicts) if verdict.strength > 0]
+    plans = [as_judged(*row) for row in zip(plans, views, verdicts, strict=True)]
+    hazy = [i for i, verdict in enumerate(verdicts) if verdict.strength > 0 and verdict.least_psnr is None]
     if model is not None and hazy:
         done = _diffused(model, config, pixels[hazy], [estimates[i] for i in hazy], None, watch, stop)
         for k, i in enumerate(hazy):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fpcore.builtin.demo_photographs import clear_photographs
+from fpcore.dehazing.gentle import as_judged
 from fpcore.dehazing.haze_density import HazeDensityNet
 from fpcore.dehazing.haze_estimate import (
     BLACK,
@@ -217,12 +218,12 @@ def test_clear_photographs_come_back_close_to_themselves_and_hazy_ones_are_clear
         for pixels, clear_one in ((clear, True), (rendered(name, 0.6, 0.3), False)):
             view = view_photograph(np.ascontiguousarray(pixels))
             estimate = estimate_haze(view)
-            small = restore_picture(plan_restoration(estimate, view.texture), estimate.picture).clamp(0, 1)
-            verdict = judge_estimate(estimate, small)
+            plan = plan_restoration(estimate, view.texture)
+            verdict = judge_estimate(estimate, restore_picture(plan, estimate.picture).clamp(0, 1))
             assert verdict.reason.endswith(".")
             if clear_one:
-                result = torch.lerp(estimate.picture, small, verdict.strength)
-                assert float(psnr(result[None], estimate.picture[None])) > 30, name
+                result = restore(as_judged(plan, view, verdict), pixels, verdict.strength)
+                assert float(psnr(*(torch.from_numpy(x[None] / 255) for x in (result, pixels)))) > 30, name
             else:
                 assert verdict.name == "cleared", (name, verdict.reason)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fpcore.color_transfer import AffineMap
 from fpcore.dehazing.haze_estimate import HazeEstimate
-from fpcore.dehazing.restore import Restoration, _box, plan_restoration, restore, restore_picture
+from fpcore.dehazing.restore import Restoration, box_mean, plan_restoration, restore, restore_picture
 
 HEIGHT, WIDTH = 97, 130
 
@@ -68,7 +68,7 @@ def test_window_means_by_running_sums_are_window_means(shape: tuple[int, int]) -
         near_y, near_x = ((at[:, None] - at).abs() <= radius for at in (rows, columns))
         weights = torch.einsum("ya,xb->yxab", near_y.double(), near_x.double())
         means = torch.einsum("yxab,cab->cyx", weights, x) / weights.sum((2, 3))
-        torch.testing.assert_close(_box(x, radius), means, atol=1e-12, rtol=0)
+        torch.testing.assert_close(box_mean(x, radius), means, atol=1e-12, rtol=0)
 
 
 def test_no_halo_around_what_is_near_and_dark() -> None:
