@@ -24,7 +24,7 @@ COLLAPSED_ABOVE = 0.35
 """Structure distance to the input over which a result shows something else than the photograph."""
 CLIPPED_ABOVE = 0.10
 """Share of pixels with texture that may become wholly black or white by an edit at full strength."""
-HAZY: dict[HazeWeights, float] = {"research": 0.205, "free": 0.255}
+HAZY: dict[HazeWeights, float] = {"research": 0.225, "free": 0.26}
 """Evidence of haze (``evidence_of_haze``) by a network's answer from which an edit is whole; chosen so that as many clear
 photographs are spared by either network (docs/studies/dehazing.md)."""
 MAYBE_HAZY = 0.035
