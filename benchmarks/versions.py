@@ -27,9 +27,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fpcore.builtin.photographs import list_photographs, segments_of
+from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.real_haze import SEGMENTS, render_real_haze
 from fpcore.builtin.rendered_haze import render_haze
+from fpcore.dehazing.train_haze_density import segments_of
 
 
 def uneven(image: Image.Image, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ ROOMS = {
     "fpcore.models": set(),
     "fpcore.color_transfer": set(),
     "fpcore.stopwatch": set(),
-    "fpcore.builtin": {"fpcore.editing", "fpcore.models"},
+    "fpcore.builtin": {"fpcore.models"},
     "fpcore.editing": {"fpcore.inversion", "fpcore.models"},
     "fpcore.dehazing": {
         "fpcore.inversion",

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
-from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -24,17 +22,15 @@ KEPT_OUT = 20
 
 @dataclass(frozen=True)
 class Crops:
-    """``pixels`` (N, 3, S, S) uint8 and, for each, ``segments`` (S, S) uint8, what belongs together in it, the index of its
-    photograph and that photograph's captions."""
+    """``pixels`` (N, 3, S, S) uint8 and, for each, the index of its photograph and that photograph's captions."""
 
     pixels: Tensor
-    segments: Tensor
     photo: Tensor
     captions: list[list[str]]
 
     def to(self, device: torch.device) -> Crops:
         """The same with the tensors on ``device``."""
-        return Crops(self.pixels.to(device), self.segments.to(device), self.photo.to(device), self.captions)
+        return Crops(self.pixels.to(device), self.photo.to(device), self.captions)
 
 
 def read_captions(folder: Path) -> dict[str, list[str]]:
@@ -72,13 +68,6 @@ def _random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Ima
     return image.resize((size, size), Image.Resampling.BOX, box=(x, y, x + cw, y + ch))
 
 
-def segments_of(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """What belongs together in a picture (H, W, 3): labels (H, W) from 0 (Felzenszwalb and Huttenlocher 2004)."""
-    least = max(4, pixels.shape[0] * pixels.shape[1] // 500)
-    labels: npt.NDArray[np.int64] = felzenszwalb(pixels, scale=150, sigma=0.6, min_size=least).astype(np.int64)
-    return labels
-
-
 def load_crops(folders: Sequence[Path], size: int, per_photo: int, *, seed: int = 0) -> Crops:
     """Cut ``per_photo`` crops of ``size``² from each photograph; the first is the whole photograph.
 
@@ -103,5 +92,4 @@ def load_crops(folders: Sequence[Path], size: int, per_photo: int, *, seed: int 
     if not pixels:
         raise ValueError(f"no photographs found under {', '.join(map(str, folders))}")
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    segments = torch.from_numpy(np.stack([segments_of(x) for x in pixels]).astype(np.uint8))  # at most S² / 4 of them
-    return Crops(stacked, segments, torch.tensor(photo), captions)
+    return Crops(stacked, torch.tensor(photo), captions)

@@ -51,13 +51,9 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.G
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, device=generator.device)
-
-
 def _chance(count: int, share: float, generator: torch.Generator) -> Tensor:
     """(count, 1, 1, 1), true for ``share`` of them."""
-    return _uniform((count, 1, 1, 1), 0.0, 1.0, generator) < share
+    return torch.rand((count, 1, 1, 1), generator=generator) < share
 
 
 def per_segment(x: Tensor, segments: Tensor) -> Tensor:
@@ -74,21 +70,21 @@ def optical_depth(clear: Tensor, segments: Tensor, generator: torch.Generator) -
     b, one = len(clear), (len(clear), 1, 1, 1)
     half = random_depth(F.avg_pool2d(clear, 2), generator)
     smooth = F.interpolate(half, clear.shape[2:], mode="bilinear", align_corners=False)
-    jitter = _normal((b, SEGMENTS), generator).gather(1, segments.flatten(1) % SEGMENTS).view_as(smooth)
+    jitter = torch.randn((b, SEGMENTS), generator=generator).gather(1, segments.flatten(1) % SEGMENTS).view_as(smooth)
     spread = smooth.std((2, 3), keepdim=True)
     steps = per_segment(smooth, segments) + jitter * spread * _uniform(one, 0.0, 1.0, generator)
     depth = torch.lerp(smooth, steps, (_uniform(one, -0.4, 1.4, generator)).clamp(0, 1))
-    share = torch.where(_chance(b, 0.6, generator), _uniform(one, 0.0, 0.5, generator), 0.0)
+    share = torch.where(_chance(b, 0.6, generator), _uniform(one, 0.0, 0.5, generator), torch.zeros(one))
     nearest = depth.amin((2, 3), keepdim=True) - spread * _uniform(one, 0.0, 2.0, generator)
     free = torch.where(share > 0, _quantile(depth, share), nearest)
     depth = (depth - free).clamp_min(0)
-    even = torch.where(_chance(b, 0.5, generator), _uniform(one, 0.6, 1.1, generator).clamp_max(1), 0.0)
+    even = torch.where(_chance(b, 0.5, generator), _uniform(one, 0.6, 1.1, generator).clamp_max(1), torch.zeros(one))
     depth = torch.lerp(depth, depth.mean((2, 3), keepdim=True), even)
     depth = torch.where(_chance(b, OVERALL, generator), smooth, depth)
     depth = torch.where(_chance(b, BEHIND_DARK, generator), behind_dark(clear, segments, smooth, generator), depth)
     patchy = _chance(b, PATCHY, generator)
     depth = torch.where(patchy, depth * patches(b, clear.shape[2:], generator), depth)
-    far = _quantile(depth, depth.new_full(one, 0.9)).clamp_min(1e-3)
+    far = _quantile(depth, torch.full(one, 0.9)).clamp_min(1e-3)
     sky = sky_mask(clear.mean(1, keepdim=True)) * (_chance(b, 0.8, generator) & ~patchy)
     depth = torch.maximum(depth, torch.lerp(depth, far * _uniform(one, 1.0, 2.0, generator), sky))
     transmission = _uniform(one, 0.05, 0.97, generator)
@@ -98,8 +94,8 @@ def optical_depth(clear: Tensor, segments: Tensor, generator: torch.Generator) -
 def patches(count: int, size: torch.Size, generator: torch.Generator) -> Tensor:
     """(count, 1, *size) in [0, 1]: 1 inside patches with soft edges, 0 between them."""
     one = (count, 1, 1, 1)
-    coarse = F.interpolate(_uniform((count, 1, 4, 4), 0.0, 1.0, generator), size, mode="bicubic")
-    fine = F.interpolate(_uniform((count, 1, 10, 10), 0.0, 1.0, generator), size, mode="bicubic")
+    coarse = F.interpolate(torch.rand((count, 1, 4, 4), generator=generator), size, mode="bicubic")
+    fine = F.interpolate(torch.rand((count, 1, 10, 10), generator=generator), size, mode="bicubic")
     cloud = torch.lerp(coarse, fine, _uniform(one, 0.0, 0.4, generator))
     cut = _quantile(cloud, _uniform(one, 0.1, 0.7, generator))
     return ((cloud - cut) / _uniform(one, 0.05, 0.4, generator)).clamp(0, 1)
@@ -134,9 +130,10 @@ def _quantile(x: Tensor, share: Tensor) -> Tensor:
 def random_airlight(count: int, generator: torch.Generator) -> Tensor:
     """(count, 3, 1, 1) in [.3, 1]: from twilight to white, between bluish and brown more than between green and magenta."""
     one = (count, 1)
-    light = torch.where(_uniform(one, 0.0, 1.0, generator) < 0.7, _uniform(one, 0.62, 1.0, generator),
+    light = torch.where(torch.rand(one, generator=generator) < 0.7, _uniform(one, 0.62, 1.0, generator),
                         _uniform(one, 0.4, 0.8, generator))  # fmt: skip
-    warm, green = 0.05 * _normal(one, generator), 0.02 * _normal(one, generator)
+    warm = 0.05 * torch.randn(one, generator=generator)
+    green = 0.02 * torch.randn(one, generator=generator)
     colour = light * (1 + torch.cat([warm - green / 2, green, -warm - green / 2], 1))
     return colour.clamp(0.3, 1.0).view(count, 3, 1, 1)
 
@@ -144,10 +141,10 @@ def random_airlight(count: int, generator: torch.Generator) -> Tensor:
 def vary_light(clear: Tensor, generator: torch.Generator) -> Tensor:
     """The photographs (B, 3, H, W) in [0, 1] under another light: gamma, contrast, saturation, white balance."""
     b, one = len(clear), (len(clear), 1, 1, 1)
-    gamma = torch.exp(0.25 * _normal(one, generator)).clamp(0.6, 1.7)
+    gamma = torch.exp(0.25 * torch.randn(one, generator=generator)).clamp(0.6, 1.7)
     x = clear.clamp(1e-4, 1) ** gamma
     x = x.mean(1, keepdim=True) + (x - x.mean(1, keepdim=True)) * _uniform(one, 0.65, 1.15, generator)
-    x = x * torch.exp(0.06 * _normal((b, 3, 1, 1), generator)) * _uniform(one, 0.7, 1.05, generator)
+    x = x * torch.exp(0.06 * torch.randn((b, 3, 1, 1), generator=generator)) * _uniform(one, 0.7, 1.05, generator)
     mean = x.mean((1, 2, 3), keepdim=True)
     return (mean + (x - mean) * _uniform(one, 0.92, 1.15, generator)).clamp(0, 1)
 
@@ -203,7 +200,7 @@ def render_real_haze(
 ) -> RealHaze:  # fmt: skip
     """Haze on photographs ``clear`` (B, 3, H, W) in [0, 1] with their ``segments`` (B, H, W); ``clear_share`` get none.
 
-    ``hide``: frames and captions on some; ``camera``: noise and JPEG; without either, on any device, ``generator``'s.
+    ``hide``: frames and captions on some; ``camera``: noise and JPEG.
     """
     b, one = len(clear), (len(clear), 1, 1, 1)
     scene = vary_light(clear, generator)
@@ -214,9 +211,11 @@ def render_real_haze(
     airlight = torch.where(outshone, airlight * _uniform(one, 0.5, 1.0, generator), airlight)
     tinted = scene * (airlight / airlight.mean(1, keepdim=True)) ** _uniform(one, 0.0, 1.0, generator)
     scene = torch.where(tau.amax((1, 2, 3), keepdim=True) > 0, tinted, scene).clamp(0, 1)
-    slope = torch.where(_chance(b, UNEVEN_LIGHT, generator), 0.12, 0.04) * _normal((b, 2, 1, 1), generator)
-    y, x = (torch.linspace(-1, 1, n, device=clear.device) for n in clear.shape[2:])
-    y, x = y.view(1, 1, -1, 1), x.view(1, 1, 1, -1)
+    slope = torch.where(_chance(b, UNEVEN_LIGHT, generator), 0.12, 0.04) * torch.randn(
+        (b, 2, 1, 1), generator=generator
+    )
+    h, w = clear.shape[2:]
+    y, x = torch.linspace(-1, 1, h).view(1, 1, h, 1), torch.linspace(-1, 1, w).view(1, 1, 1, w)
     uneven = airlight * (1 + slope[:, :1] * y + slope[:, 1:] * x)
     t = torch.exp(-tau)
     image = (scene * t + uneven * (1 - t)).clamp(0, 1)

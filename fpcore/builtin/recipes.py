@@ -8,32 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fpcore.builtin.haze_levels import HAZE_LEVELS, level_weights
+from fpcore.builtin.haze_levels import DENSEST, HAZE_LEVELS
 from fpcore.builtin.photographs import Crops
-from fpcore.builtin.real_haze import render_real_haze
+from fpcore.builtin.rendered_haze import random_evenness, render_haze
 from fpcore.builtin.text import frequent_words
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A condition per example: K prompts, and how much each of them is meant.
-
-    ``weights``: (B, K), a mixture of the prompts' embeddings, or (B, K, h, w), of the attention to them at each place
-    (``fpcore.editing.attention.PlacedPrompts``); sums over K are 1.
-    """
+    """A condition per example: the interpolation (1 − w) · prompts[low] + w · prompts[high] of two prompts' embeddings."""
 
     prompts: list[str]
-    weights: Tensor
-
-
-def mixture_of(prompts: Sequence[str], device: torch.device) -> Mixture:
-    """One prompt per example, and nothing else."""
-    said = sorted(set(prompts))
-    index = torch.tensor([said.index(prompt) for prompt in prompts], device=device)
-    return Mixture(said, F.one_hot(index, len(said)).float())
+    low: Tensor
+    high: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,8 +61,8 @@ class Recipe(ABC):
 
 def _photographs(
     crops: Crops, count: int, generator: torch.Generator, weight: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``count`` random crops (count, 3, S, S) in [0, 1], half of them mirrored, their segments and their photographs' indices.
+) -> tuple[Tensor, Tensor]:
+    """``count`` random crops (count, 3, S, S) in [0, 1], half of them mirrored, and their photographs' indices.
 
     ``weight`` (N,): how often each crop comes; None: all alike.
     """
@@ -81,10 +71,9 @@ def _photographs(
         chosen = torch.randint(len(crops.pixels), (count,), generator=generator, device=device)
     else:
         chosen = torch.multinomial(weight, count, replacement=True, generator=generator)
-    pixels, segments = crops.pixels[chosen].float() / 255, crops.segments[chosen].long()
-    mirrored = torch.rand((count, 1, 1), generator=generator, device=device) < 0.5
-    pixels = torch.where(mirrored[:, None], pixels.flip(-1), pixels)
-    return pixels, torch.where(mirrored, segments.flip(-1), segments), crops.photo[chosen]
+    pixels = crops.pixels[chosen].float() / 255
+    mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels), crops.photo[chosen]
 
 
 @dataclass(frozen=True)
@@ -110,28 +99,27 @@ class HazeRecipe(Recipe):
         return ["", "clear", "haze", "dense haze"]
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
-        """Two renderings of each photograph, under independent hazes and kinds of prompt; half of them divided by the airlight.
+        """Two renderings of each photograph, under independent haze densities and kinds of prompt.
 
-        Kinds: 12 % null text (half of them hazy), 16 % "haze", 28 % clear, the rest the density of the haze in words, by place
-        (half) or its mean everywhere.
+        Kinds: 12 % null text (half of them hazy), 16 % "haze", 28 % clear, the rest a graded amount in words.
         """
-        photographs, segments, _ = _photographs(crops, self.batch_size // 2, generator)
-        device, b = generator.device, 2 * len(photographs)
-        kind, how, divided = torch.rand((3, b), generator=generator, device=device)
+        photographs, _ = _photographs(crops, self.batch_size // 2, generator)
+        device = generator.device
+        bend = torch.randn((len(photographs), 1, 1, 1), generator=generator, device=device)
+        gamma = torch.exp(0.2 * bend).clamp(0.65, 1.5)
+        clear = (photographs**gamma).repeat(2, 1, 1, 1)
+        b = len(clear)
+        kind = torch.rand(b, generator=generator, device=device)
+        amount = torch.rand(b, generator=generator, device=device) * DENSEST
         is_clear = (kind < 0.06) | ((kind >= 0.28) & (kind < 0.56))
-        hazy = photographs.repeat(2, 1, 1, 1), segments.repeat(2, 1, 1)
-        haze = render_real_haze(*hazy, generator, clear_share=0.0, hide=False, camera=False)
-        density = 1 - torch.exp(-haze.tau)
-        placed = F.adaptive_avg_pool2d(density, self.image_size // self.patch_size)
-        mean = density.mean((2, 3), keepdim=True)
-        placed = torch.where(is_clear.view(-1, 1, 1, 1), 0.0, torch.where((how < 0.5).view(-1, 1, 1, 1), placed, mean))
-        weights = torch.cat([torch.zeros_like(placed).expand(-1, 2, -1, -1), level_weights(placed)], 1)
-        for prompt, said in enumerate((kind < 0.12, (kind >= 0.12) & (kind < 0.28))):
-            one = F.one_hot(torch.tensor(prompt, device=device), len(self.prompts)).view(1, -1, 1, 1).to(weights)
-            weights = torch.where(said.view(-1, 1, 1, 1), one, weights)
-        image = torch.where(is_clear.view(-1, 1, 1, 1), haze.clear, haze.image)
-        light = torch.where((divided < 0.5).view(-1, 1, 1, 1), haze.airlight, 1.0)
-        return image / light * 2 - 1, Mixture(self.prompts, weights)
+        evenness = random_evenness(b, generator)
+        haze = render_haze(clear, torch.where(is_clear, 0.0, amount), generator, evenness=evenness)
+        position = (haze.amount / DENSEST * (len(HAZE_LEVELS) - 1)).clamp(0, len(HAZE_LEVELS) - 1 - 1e-4)
+        low, first = position.long(), self.prompts.index(HAZE_LEVELS[0])
+        weight = torch.where(kind < 0.28, 0.0, position - low)
+        low = torch.where(kind < 0.12, 0, torch.where(kind < 0.28, 1, first + low))
+        high = torch.where(kind < 0.28, low, low + 1)
+        return haze.image * 2 - 1, Mixture(self.prompts, low, high, weight)
 
 
 @dataclass(frozen=True)
@@ -165,14 +153,15 @@ class ScenesRecipe(Recipe):
         described = torch.tensor([len(texts) > 1 for texts in crops.captions], device=device)[crops.photo].float()
         many, few = described.sum().clamp_min(1), (1 - described).sum().clamp_min(1)
         weight = self.described_share * described / many + (1 - self.described_share) * (1 - described) / few
-        pixels, _, photo = _photographs(crops, self.batch_size, generator, weight)
+        pixels, photo = _photographs(crops, self.batch_size, generator, weight)
         dropped = torch.rand(len(photo), generator=generator, device=device) < 0.1
         pick = torch.rand(len(photo), generator=generator, device=device)
         prompts = [
             "" if d or not (texts := crops.captions[p]) else texts[int(r * len(texts))]
             for p, d, r in zip(photo.tolist(), dropped.tolist(), pick.tolist(), strict=True)
         ]
-        return pixels * 2 - 1, mixture_of(prompts, device)
+        index = torch.arange(len(prompts), device=device)
+        return pixels * 2 - 1, Mixture(prompts, index, index, torch.zeros(len(prompts), device=device))
 
 
 @dataclass(frozen=True)
@@ -201,14 +190,14 @@ class ColorRecipe(Recipe):
 
     def draw(self, crops: Crops, generator: torch.Generator) -> tuple[Tensor, Mixture]:
         """Photographs, a quarter of them without their colours; one in ten under the null text."""
-        pixels, _, photo = _photographs(crops, self.batch_size, generator)
+        pixels, photo = _photographs(crops, self.batch_size, generator)
         kind = torch.rand(len(photo), generator=generator, device=generator.device)
         weights = pixels.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
         grey = (pixels * weights).sum(1, keepdim=True).expand_as(pixels)
         is_grey = kind < 0.25
         told = torch.where(kind > 0.9, 0, torch.where(is_grey, 1, 2))
         pixels = torch.where(is_grey.view(-1, 1, 1, 1), grey, pixels)
-        return pixels * 2 - 1, Mixture(list(self.prompts), F.one_hot(told, len(self.prompts)).to(pixels))
+        return pixels * 2 - 1, Mixture(list(self.prompts), told, told, torch.zeros_like(kind))
 
 
 RECIPES: dict[str, Recipe] = {"haze": HazeRecipe(), "scenes": ScenesRecipe(), "color": ColorRecipe()}

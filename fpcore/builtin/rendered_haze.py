@@ -69,6 +69,11 @@ def random_depth(clear: Tensor, generator: torch.Generator) -> Tensor:
     return depth - depth.amin((2, 3), keepdim=True) + _uniform(one, 0.05, 0.6, generator)
 
 
+def random_evenness(count: int, generator: torch.Generator) -> Tensor:
+    """How even each of ``count`` hazes is, for ``render_haze``: 0 for two in seven, the rest anything up to 1."""
+    return _uniform((count,), -0.4, 1.0, generator).clamp_min(0)
+
+
 def render_haze(clear: Tensor, amount: Tensor, generator: torch.Generator, *, evenness: Tensor | None = None) -> Haze:
     """Render haze on ``clear`` (B, 3, H, W) in [0, 1] so that 1 − mean t comes close to ``amount`` (B,) in [0, 1).
 

@@ -25,9 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fpcore.builtin.photographs import load_crops
-from fpcore.builtin.recipes import RECIPES, Mixture, Recipe, default_folders, mixture_of
+from fpcore.builtin.recipes import RECIPES, Mixture, Recipe, default_folders
 from fpcore.builtin.text import build_text_encoder, build_tokenizer, token_ids
-from fpcore.editing.attention import PlacedPrompts, controlled
 from fpcore.models.codec import SpaceToDepth
 from fpcore.models.load import load_model
 
@@ -78,18 +77,18 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, condition: Mixture) -> Tensor:
         """The predicted velocity v, as z: (B, C, h, w)."""
-        for prompt in condition.prompts:
+        device = z.device
+        unique = sorted(set(condition.prompts))
+        for prompt in unique:
             if prompt not in self.token_ids:
                 self.token_ids[prompt] = token_ids(self.tokenizer, [prompt])[0]  # type: ignore[arg-type]
-        ids = torch.stack([self.token_ids[prompt] for prompt in condition.prompts]).to(z.device)
+        ids = torch.stack([self.token_ids[prompt] for prompt in unique]).to(device)
         embeddings = self.text_encoder(ids).last_hidden_state
-        if condition.weights.ndim == 2:
-            mixed = torch.einsum("bk,kld->bld", condition.weights.to(embeddings), embeddings)
-            velocity: Tensor = self.unet(z, t, mixed).sample
-            return velocity
-        joined = embeddings.flatten(0, 1).expand(len(z), -1, -1)
-        with controlled(self.unet, PlacedPrompts(condition.weights, (z.shape[-2], z.shape[-1]))):
-            velocity = self.unet(z, t, joined).sample
+        place = {prompt: i for i, prompt in enumerate(unique)}
+        row = torch.tensor([place[p] for p in condition.prompts]).to(device)
+        low, high = embeddings[row[condition.low.to(device)]], embeddings[row[condition.high.to(device)]]
+        mixed = torch.lerp(low, high, condition.weight.to(device, low.dtype).view(-1, 1, 1))
+        velocity: Tensor = self.unet(z, t, mixed).sample
         return velocity
 
 
@@ -136,7 +135,8 @@ def sample(model: Denoiser, scheduler: Any, recipe: Recipe, prompts: list[str], 
     channels, side = 3 * recipe.patch_size**2, recipe.image_size // recipe.patch_size
     noise = torch.randn((per_prompt, channels, side, side), generator=torch.Generator().manual_seed(1))
     z = noise.repeat(len(prompts), 1, 1, 1).to(device)
-    condition = mixture_of([prompt for prompt in prompts for _ in range(per_prompt)], device)
+    index = torch.arange(len(prompts)).repeat_interleave(per_prompt)
+    condition = Mixture(prompts, index, index, torch.zeros(len(index)))
     for t in scheduler.timesteps:
         velocity = model(z, t.expand(len(z)).to(device), condition).float()
         z = scheduler.step(velocity, t, z).prev_sample

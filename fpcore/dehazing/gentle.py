@@ -25,7 +25,7 @@ from fpcore.evaluation.clarity import local_statistics, luma
 
 RADIUS = 6
 """Of the windows in which the photograph is smoothed, in pixels of the map: what is finer is texture."""
-EDGE = 0.1
+EDGE = 0.02
 """Variance of colour in a window above which it holds an edge rather than texture; B follows edges."""
 FAINT = 0.05
 """Added to luma where contrast is taken relative to it, as in ``fpcore.evaluation.clarity``."""

@@ -1,6 +1,6 @@
 """What the air before a photograph is like: density of haze as a map, the colour of the airlight, and how sure both are.
 
-The network says what each place looks like by itself and in the whole picture. Where nothing in a photograph is dark, the
+Networks say what each place looks like by itself and in the whole picture. Where nothing in a photograph is dark, the
 dark percentile speaks too: I = J t + A (1 − t) with J ≥ 0 leaves nothing darker than the veil before it, and in most photographs
 something is nearly black (the dark channel prior, He et al. 2009, for the photograph as a whole). A black thing near the camera
 says nothing of the hills behind it, so the darker the dark percentile, the less it counts. The dark channel says the same of
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,8 @@ Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 HazeWeights = Literal["research", "free"]
 """What the networks were trained on: photographs for research among them, or free ones alone (fpcore/builtin/haze_density.md)."""
 BUILTIN = Path(__file__).parent.parent / "builtin"
+ASKED: dict[HazeWeights, tuple[str, ...]] = {"research": ("research", "free"), "free": ("free",)}
+"""Which networks are asked, by their files' names; where there are two, what they say is averaged."""
 LONGEST_SIDE = 256
 """Pixels at which the network is asked: what it was trained at."""
 CORRECTIONS = 2
@@ -58,7 +61,7 @@ EVEN_AIRLIGHT = 0.5
 DARK_WINDOW, DARK_OMEGA, DARK_SPREAD = 15, 0.95, 0.4
 """Of the dark channel: pixels of its windows, the share of it that is called haze (He et al.), and the scale of the error of the
 optical depth it tells."""
-DARK_MOST = 0.3
+DARK_MOST = 0.25
 """The most that the dark channel weighs, and the network 1: it errs together over whole pale things, not place by place."""
 BLACK = 0.01
 """How much darker than the dark percentile the veil is not: nothing is blacker than this."""
@@ -107,22 +110,26 @@ class HazeEstimate:
 
 
 @cache
-def haze_density_net(weights: HazeWeights = "research") -> HazeDensityNet:
-    """A shipped network, in evaluation mode."""
+def haze_density_nets(weights: HazeWeights = "research") -> tuple[HazeDensityNet, ...]:
+    """The shipped networks that are asked, in evaluation mode."""
+    return tuple(_load_net(path) for path in weights_files(weights))
+
+
+def _load_net(path: Path) -> HazeDensityNet:
     net = HazeDensityNet()
-    net.load_state_dict(load_file(weights_file(weights)))
+    net.load_state_dict(load_file(path))
     return net.eval().requires_grad_(False)
 
 
-def weights_file(weights: HazeWeights) -> Path:
-    """Where a shipped network's weights are."""
-    return BUILTIN / f"haze_density_{weights}.safetensors"
+def weights_files(weights: HazeWeights) -> list[Path]:
+    """Where the weights of the networks are that are asked."""
+    return [BUILTIN / f"haze_density_{name}.safetensors" for name in ASKED[weights]]
 
 
 @cache
 def weights_digest(weights: HazeWeights = "research") -> str:
-    """SHA-256 (hex) of a shipped network's weights."""
-    return hashlib.sha256(weights_file(weights).read_bytes()).hexdigest()
+    """SHA-256 (hex) of the weights of the networks that are asked, one after the other."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in weights_files(weights))).hexdigest()
 
 
 def network_size(width: int, height: int) -> tuple[int, int]:
@@ -176,9 +183,17 @@ def view_photograph(pixels: Samples, alpha: Samples | None = None) -> HazeView:
     return HazeView(picture, evidence, texture, dark_percentile(pixels, alpha))
 
 
-def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEstimate:
-    """Estimate the haze of a photograph; the network, None = the default one, is asked ``CORRECTIONS`` + 1 times."""
-    net = haze_density_net() if net is None else net
+def estimate_haze(view: HazeView, nets: Sequence[HazeDensityNet] | None = None) -> HazeEstimate:
+    """Estimate the haze of a photograph; each network, None = the default ones, is asked ``CORRECTIONS`` + 1 times."""
+    answers = [_asked(net, view) for net in (haze_density_nets() if nets is None else nets)]
+    tau, spread, airlight = (torch.stack(said).mean(0) for said in zip(*answers, strict=True))
+    evaluations = len(answers) * (CORRECTIONS + 1)
+    seen = HazeEstimate(view.picture, tau, spread, airlight, view.evidence, view.dark, evaluations)
+    return _not_below_black(_with_dark_channel(_with_even_veil(seen)))
+
+
+def _asked(net: HazeDensityNet, view: HazeView) -> tuple[Tensor, Tensor, Tensor]:
+    """What one network says: τ (h, w), its spread (h, w), the airlight (3,)."""
     image, shown = view.picture[None], view.evidence[None, None]
     airlight = first_airlight(image, shown)
     for _ in range(CORRECTIONS):
@@ -188,8 +203,7 @@ def estimate_haze(view: HazeView, net: HazeDensityNet | None = None) -> HazeEsti
         F.interpolate(x, view.picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
         for x in (answer.tau, answer.tau_spread.exp())
     )
-    seen = HazeEstimate(view.picture, tau, spread, airlight.view(3), view.evidence, view.dark, CORRECTIONS + 1)
-    return _not_below_black(_with_dark_channel(_with_even_veil(seen)))
+    return tau, spread, airlight.view(3)
 
 
 def even_estimate(view: HazeView) -> HazeEstimate:

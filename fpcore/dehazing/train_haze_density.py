@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
-from fpcore.builtin.photographs import list_photographs, segments_of
+from fpcore.builtin.photographs import list_photographs
 from fpcore.builtin.real_haze import SEGMENTS, RealHaze, render_real_haze
 from fpcore.builtin.train_network import Training, begin, training_options
 from fpcore.dehazing.haze_density import (
@@ -57,6 +59,13 @@ def load_scene(path: Path) -> Scene:
     segments = Image.fromarray(segments_of(half).astype(np.int32))
     labels = np.asarray(segments.resize(size, Image.Resampling.NEAREST)).astype(np.int16)
     return Scene(torch.from_numpy(pixels.copy()).permute(2, 0, 1), torch.from_numpy(labels))
+
+
+def segments_of(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """What belongs together in a picture (H, W, 3): labels (H, W) from 0 (Felzenszwalb and Huttenlocher 2004)."""
+    least = max(4, pixels.shape[0] * pixels.shape[1] // 500)
+    labels: npt.NDArray[np.int64] = felzenszwalb(pixels, scale=150, sigma=0.6, min_size=least).astype(np.int64)
+    return labels
 
 
 def draw_crops(scenes: Sequence[Scene], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fpcore.dehazing.dehaze import Dehazed, DehazeSettings, dehaze
 from fpcore.dehazing.gentle import as_judged
-from fpcore.dehazing.haze_estimate import HazeEstimate, HazeView, estimate_haze, even_estimate, haze_density_net
+from fpcore.dehazing.haze_estimate import HazeEstimate, HazeView, estimate_haze, even_estimate, haze_density_nets
 from fpcore.dehazing.quality_gate import HAZY, Verdict, edit_measures, judge_edit, judge_estimate
 from fpcore.dehazing.restore import Restoration, even_restoration, plan_restoration, restore, restore_picture
 from fpcore.dehazing.tone import tone_of
@@ -48,8 +48,8 @@ def run_dehaze(
     if config.dehaze_variant == "even-veil":
         return [_even_veil(config, view) for view in views], {}
     watch = Stopwatch()
-    net = haze_density_net(config.haze_weights)
-    estimates = [estimate_haze(view, net) for view in views]
+    nets = haze_density_nets(config.haze_weights)
+    estimates = [estimate_haze(view, nets) for view in views]
     watch("encode")  # what is asked of a picture before any diffusion
     if config.dehaze_variant in ("density", "density+words"):
         outcomes = _by_density(model, config, pixels, views, estimates, watch, should_stop)

@@ -25,9 +25,10 @@ from fpcore.dehazing.haze_estimate import (
     _with_even_veil,
     dark_percentile,
     estimate_haze,
+    haze_density_nets,
     network_size,
     view_photograph,
-    weights_file,
+    weights_files,
     without_frames,
 )
 from fpcore.dehazing.quality_gate import judge_estimate, newly_clipped
@@ -93,8 +94,22 @@ def rendered(name: str, near: float, far: float, airlight: tuple[float, ...] = (
 
 def test_the_weights_are_small() -> None:
     weights: tuple[HazeWeights, ...] = ("research", "free")
-    assert sum(weights_file(w).stat().st_size for w in weights) < 5e6
+    assert sum(path.stat().st_size for path in {p for w in weights for p in weights_files(w)}) < 5e6
     assert sum(p.numel() for p in HazeDensityNet().parameters()) < 1e6
+
+
+def test_what_two_networks_say_is_averaged() -> None:
+    hazy = rendered("china", 0.9, 0.3)
+    hazy[-60:, :60] = 0  # something is black: the dark percentile has no say
+    view = view_photograph(hazy)
+    nets = haze_density_nets("research")
+    assert len(nets) == 2
+    both, *each = (estimate_haze(view, x) for x in (nets, nets[:1], nets[1:]))
+    assert both.evaluations == each[0].evaluations + each[1].evaluations == 6
+    for said in ("airlight", "spread"):
+        mean = (getattr(each[0], said) + getattr(each[1], said)) / 2
+        assert not torch.equal(getattr(both, said), getattr(each[0], said))
+        torch.testing.assert_close(getattr(both, said), mean)
 
 
 @pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (300, 1200), (17, 16), (1, 1)])

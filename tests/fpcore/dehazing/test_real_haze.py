@@ -8,10 +8,9 @@ from torch import Tensor
 
 from fpcore.builtin import real_haze
 from fpcore.builtin.demo_photographs import clear_photographs
-from fpcore.builtin.photographs import segments_of
 from fpcore.builtin.real_haze import RealHaze, render_real_haze
 from fpcore.dehazing import train_haze_density
-from fpcore.dehazing.train_haze_density import CROP, jittered_guess
+from fpcore.dehazing.train_haze_density import CROP, jittered_guess, segments_of
 
 KINDS = ("PATCHY", "OUTSHONE", "UNEVEN_LIGHT", "BEHIND_DARK", "OVERALL")
 
