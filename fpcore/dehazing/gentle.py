@@ -12,6 +12,7 @@ with the largest s that keeps the bound. All of it is affine in colour, so that 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -50,10 +51,9 @@ def gentle_restoration(r: Restoration, picture: Tensor, texture: Tensor, least_p
     gain = torch.minimum(gain * brighter.clamp(1, MOST_BRIGHTER).to(gain), r.most_gain)
     matrix = _gain_matrix(gain, torch.minimum(gain, r.most_tint))
     local = _affine(IDENTITY + _product(matrix - IDENTITY, IDENTITY - slope), -_times(matrix - IDENTITY, offset))
-    small, large = _applied(local, picture) - picture, _applied(whole, picture) - picture
-    unseen = (texture.square() - local_statistics(luma(picture), 3)[0].square()).clamp_min(0)
-    fine = float(((gain - 1).square() * unseen).mean())
-    share, strength = _within(small, large, 10 ** (-least_psnr / 10), fine)
+    unseen = (texture.square() - local_statistics(luma(picture), 3)[0].square()).clamp_min(0).sqrt()
+    small, large = _change(local, picture, unseen), _change(whole, picture, unseen)
+    share, strength = _within(small, large, 10 ** (-least_psnr / 10))
     mixed = AffineMap(torch.lerp(local.matrix, whole.matrix, share), torch.lerp(local.offset, whole.offset, share))
     nothing, one = torch.zeros_like(r.depth), torch.ones_like(r.most_gain)
     return replace(
@@ -68,16 +68,24 @@ def as_judged(r: Restoration, view: HazeView, verdict: Verdict) -> Restoration:
     return gentle_restoration(r, view.picture, view.texture, verdict.least_psnr)
 
 
-def _within(small: Tensor, large: Tensor, bound: float, fine: float) -> tuple[float, float]:
-    """The largest s in [0, 1] at which the mean square of (1 − s) ``small`` + s ``large``, and ``fine`` with it, is ``bound``;
-    and what share of ``small`` alone, 1 unless that is too much already."""
-    at_least = float(small.square().mean())
-    left = bound - fine - at_least
-    if left <= 0:
-        return 0.0, (bound / (fine + at_least)) ** 0.5
-    step = large - small
-    a, b = float(step.square().mean()), float((step * small).mean())
-    return min((-b + (b * b + a * left) ** 0.5) / max(a, 1e-12), 1.0), 1.0
+def _change(affine: AffineMap, picture: Tensor, unseen: Tensor) -> Tensor:
+    """(6, h, w): what ``affine`` changes in the three colours of ``picture``, and in grey texture of the standard deviation
+    ``unseen`` (h, w), too fine to be seen in it."""
+    return torch.cat([_applied(affine, picture) - picture, (affine.matrix[0].sum(1) - 1) * unseen])
+
+
+def _within(small: Tensor, large: Tensor, bound: float) -> tuple[float, float]:
+    """The largest s in [0, 1] at which the mean square of (1 − s) ``small`` + s ``large``, changes (6, h, w), is ``bound``; and
+    what share of ``small`` alone, 1 unless that is too much already."""
+
+    def mean(x: Tensor) -> float:
+        return float(x.sum(0).mean()) / 3
+
+    least, step = mean(small.square()), large - small
+    if least >= bound:
+        return 0.0, math.sqrt(bound / least)
+    a, b = mean(step.square()), mean(step * small)
+    return min((math.sqrt(b * b + a * (bound - least)) - b) / max(a, 1e-12), 1.0), 1.0
 
 
 def smoothed_along_edges(picture: Tensor) -> tuple[Tensor, Tensor]:

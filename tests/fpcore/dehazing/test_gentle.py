@@ -51,7 +51,7 @@ def test_the_photograph_keeps_what_it_must_to_itself(
     """At full size, where there is texture that the small picture does not show; and no more is kept than must be."""
     result = restore(gentle(plan, least_psnr), hazy)
     kept = float(psnr(as_picture(result)[None], as_picture(hazy)[None]))
-    assert least_psnr - 0.2 < kept < least_psnr + 4
+    assert least_psnr - 0.2 < kept < least_psnr + 1.5
 
 
 def test_it_is_seen_to_be_clearer_though_hardly_changed(hazy: Bytes, plan: tuple[HazeView, Restoration]) -> None:
@@ -60,7 +60,7 @@ def test_it_is_seen_to_be_clearer_though_hardly_changed(hazy: Bytes, plan: tuple
     share = 10 ** (-KEPT / 20) / float((whole - source).square().mean().sqrt())
     interpolated = clarity(source, torch.lerp(source, whole, share))
     gained = clarity(source, as_picture(restore(gentle(plan), hazy)))
-    assert gained.gain - 1 > 1.3 * (interpolated.gain - 1)
+    assert gained.gain - 1 > 1.5 * (interpolated.gain - 1)
     assert not gained.harms
     assert gained.light == pytest.approx(1, abs=0.03)
 
