@@ -97,7 +97,7 @@ def shard_schema(latent_shape: Sequence[int] | None = None) -> pa.Schema:
             _field("error_message", pa.string(), "why it failed, as a sentence that names the fix; null if ok"),
             _field("verdict", pa.string(), "own judgement: cleared, gently, unchanged, collapsed; null if failed"),
             _field("reason", pa.string(), "what was found and done, as a sentence; null if failed"),
-            _field("strength", pa.float32(), "fraction of the edit that was applied, 0 to 1"),
+            _field("strength", pa.float32(), "fraction of the edit, or of the gentle one, that was applied, 0 to 1"),
             _field("prompt", pa.string(), "source prompt of the inversion"),
             _field("target_prompt", pa.string(), "prompt of the regeneration"),
             _field("editing_type", pa.string(), "PIE-Bench editing type, or null"),
