@@ -175,7 +175,7 @@ class RunConfig(BaseModel):
     white_balance: bool = Field(False, description="dehazing: take the airlight's cast of colour off as well")
     haze_weights: HazeWeights = Field(
         "research",
-        description="dehazing: research = weights trained on research photographs as well, which clear more; free = on "
+        description="dehazing: research = weights trained on research photographs as well, nearer the truth; free = on "
         "free photographs alone, for any purpose",
     )
     strength: float = Field(1.0, ge=0, le=1, description="fraction of the edit that is applied")

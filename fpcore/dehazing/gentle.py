@@ -21,7 +21,7 @@ from torch import Tensor
 from fpcore.color_transfer import AffineMap
 from fpcore.dehazing.haze_estimate import HazeView
 from fpcore.dehazing.quality_gate import Verdict
-from fpcore.dehazing.restore import LUMA, Restoration, box_mean, gains
+from fpcore.dehazing.restore import LUMA, Restoration, fit_along_edges, gains
 from fpcore.evaluation.clarity import local_statistics, luma
 
 RADIUS = 6
@@ -41,16 +41,8 @@ def gentle_restoration(r: Restoration, picture: Tensor, texture: Tensor, least_p
     ``picture`` (3, h, w) in [0, 1] that was looked at; ``texture`` (h, w), the photograph's local standard deviation of luma,
     stands for what is too fine to be seen in it.
     """
-    airlight, balance = r.airlight.view(3, 1, 1), r.balance.view(3, 1, 1)
-    gain, tint = gains(r, picture)
-    matrix = _gain_matrix(gain, tint)
-    whole = _affine(balance[:, None] * matrix, balance * (airlight - _times(matrix, airlight.expand_as(picture))))
-    slope, offset = smoothed_along_edges(picture)
-    base = _times(slope, picture) + offset
-    brighter = (luma(base) + FAINT) / (luma(_applied(whole, base)) + FAINT).clamp_min(FAINT)
-    gain = torch.minimum(gain * brighter.clamp(1, MOST_BRIGHTER).to(gain), r.most_gain)
-    matrix = _gain_matrix(gain, torch.minimum(gain, r.most_tint))
-    local = _affine(IDENTITY + _product(matrix - IDENTITY, IDENTITY - slope), -_times(matrix - IDENTITY, offset))
+    whole = _whole(r, picture)
+    local = _local_contrast(r, picture, whole)
     unseen = (texture.square() - local_statistics(luma(picture), 3)[0].square()).clamp_min(0).sqrt()
     small, large = _change(local, picture, unseen), _change(whole, picture, unseen)
     share, strength = _within(small, large, 10 ** (-least_psnr / 10))
@@ -59,6 +51,23 @@ def gentle_restoration(r: Restoration, picture: Tensor, texture: Tensor, least_p
     return replace(
         r, depth=nothing, most_gain=one, most_tint=one, balance=torch.ones(3), tone=mixed.at_strength(strength)
     )
+
+
+def _whole(r: Restoration, picture: Tensor) -> AffineMap:
+    """W at the places of ``picture``."""
+    airlight, balance = r.airlight.view(3, 1, 1), r.balance.view(3, 1, 1)
+    matrix = _gain_matrix(*gains(r, picture))
+    return _affine(balance[:, None] * matrix, balance * (airlight - _times(matrix, airlight.expand_as(picture))))
+
+
+def _local_contrast(r: Restoration, picture: Tensor, whole: AffineMap) -> AffineMap:
+    """L at the places of ``picture``."""
+    slope, offset = smoothed_along_edges(picture)
+    base = _times(slope, picture) + offset
+    brighter = (luma(base) + FAINT) / (luma(_applied(whole, base)) + FAINT).clamp_min(FAINT)
+    gain = torch.minimum(gains(r, picture)[0] * brighter.clamp(1, MOST_BRIGHTER).to(picture), r.most_gain)
+    more = _gain_matrix(gain, torch.minimum(gain, r.most_tint)) - IDENTITY
+    return _affine(IDENTITY + _product(more, IDENTITY - slope), -_times(more, offset))
 
 
 def as_judged(r: Restoration, view: HazeView, verdict: Verdict) -> Restoration:
@@ -90,14 +99,8 @@ def _within(small: Tensor, large: Tensor, bound: float) -> tuple[float, float]:
 
 def smoothed_along_edges(picture: Tensor) -> tuple[Tensor, Tensor]:
     """``picture`` (3, h, w) guided by itself, as affine functions of colour: slopes (3, 3, h, w), offsets (3, h, w)."""
-    x = picture.double()
-    mean = box_mean(x, RADIUS)
-    square = box_mean(torch.einsum("ihw,jhw->ijhw", x, x).flatten(0, 1), RADIUS).unflatten(0, (3, 3))
-    covariance = (square - torch.einsum("ihw,jhw->ijhw", mean, mean)).permute(2, 3, 0, 1)
-    ridge = EDGE * torch.eye(3, dtype=x.dtype)
-    slope = torch.linalg.solve(covariance + ridge, covariance).permute(2, 3, 0, 1)  # both symmetric, and they commute
-    offset = mean - _times(slope, mean)
-    return box_mean(slope.flatten(0, 1), RADIUS).unflatten(0, (3, 3)).float(), box_mean(offset, RADIUS).float()
+    fitted = fit_along_edges(picture, picture, torch.ones_like(picture[0]), RADIUS, EDGE)
+    return fitted[:, :3], fitted[:, 3]
 
 
 def _gain_matrix(gain: Tensor, tint: Tensor) -> Tensor:

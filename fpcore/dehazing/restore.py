@@ -67,7 +67,7 @@ class Restoration:
 def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = False) -> Restoration:
     """From an estimate and the photograph's local standard deviation of luma ``texture`` (h, w), of the estimate's size."""
     certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
-    depth = fit_along_edges(e.picture, e.tau * e.evidence, certainty / certainty.mean().clamp_min(1e-6))
+    (depth,) = fit_along_edges(e.picture, (e.tau * e.evidence)[None], certainty / certainty.mean().clamp_min(1e-6))
     most_gain, most_tint = box_mean(_limits(e, texture).double(), 3).float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, most_tint, e.airlight, balance)
@@ -104,11 +104,11 @@ def even_restoration(e: HazeEstimate) -> Restoration:
 
 
 def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADIUS, eps: float = EPS) -> Tensor:
-    """Coefficients (4, h, w) of x ≈ a · guide + b by weighted least squares in windows, smoothed.
+    """Coefficients (K, 4, h, w) of xₖ ≈ aₖ · guide + bₖ by weighted least squares in windows, smoothed.
 
-    ``guide`` (3, h, w), ``x`` and ``weight`` (h, w).
+    ``guide`` (3, h, w), ``x`` (K, h, w), ``weight`` (h, w).
     """
-    w, g, target = weight[None].double() + 1e-6, guide.double(), x[None].double()
+    w, g, target = weight[None].double() + 1e-6, guide.double(), x.double()
     total = box_mean(w, radius)
 
     def mean(y: Tensor) -> Tensor:
@@ -118,11 +118,12 @@ def fit_along_edges(guide: Tensor, x: Tensor, weight: Tensor, radius: int = RADI
     pairs = torch.triu_indices(3, 3)
     outer = mean(g[pairs[0]] * g[pairs[1]]) - mean_g[pairs[0]] * mean_g[pairs[1]]
     covariance = outer[torch.tensor([[0, 1, 2], [1, 3, 4], [2, 4, 5]])]
-    cross = mean(g * target) - mean_g * mean_x
+    cross = torch.stack([mean(g * t) - mean_g * m for t, m in zip(target, mean_x, strict=True)], 1)
     ridge = eps * torch.eye(3, dtype=w.dtype)
-    a = torch.linalg.solve(covariance.permute(2, 3, 0, 1) + ridge, cross.permute(1, 2, 0)).permute(2, 0, 1)
-    b = mean_x - (a * mean_g).sum(0, keepdim=True)
-    return mean(torch.cat([a, b])).float()
+    a = torch.linalg.solve(covariance.permute(2, 3, 0, 1) + ridge, cross.permute(2, 3, 0, 1)).permute(3, 2, 0, 1)
+    b = mean_x - (a * mean_g).sum(1)
+    smooth = mean(torch.cat([a, b[:, None]], 1).flatten(0, 1))
+    return smooth.view(len(x), 4, *x.shape[1:]).float()
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
