@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "RELIABILITY.md").read_text()
 
@@ -15,6 +17,7 @@ def defined() -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in functions if node.name.startswith("test_")}
 
 
+@pytest.mark.long
 def test_every_sentence_about_hostile_input_has_its_test() -> None:
     section = PAGE.partition("## Hostile input")[2].partition("\n## ")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]

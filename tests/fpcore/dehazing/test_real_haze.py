@@ -31,6 +31,7 @@ def haze_of_kind(photographs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyP
     return render_real_haze(*photographs, generator, clear_share=0, hide=False, camera=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["", *KINDS])
 def test_the_scattering_model_holds(
     photographs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, kind: str

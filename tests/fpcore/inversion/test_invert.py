@@ -44,6 +44,7 @@ MANY = [
 REST = [case for case in product((10, 50, 999, 1000), PREDICTIONS, SPACINGS) if case not in MANY]  # at night: minutes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("count", "prediction", "spacing"), FEW + MANY + [pytest.param(*case, marks=pytest.mark.chaos) for case in REST]
 )

@@ -16,6 +16,7 @@ EXACT = method("certified", tolerance=1e-12, norm="state", speculative_below=0.0
 IDEAL = 1.0  # the premise of the bound holds for these denoisers at any rate below 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("speculative", [0.0, 0.5])
 @pytest.mark.parametrize("norm", ["state", "picture"])
 def test_z_t_lies_within_the_bound_of_the_exact_one(norm: str, speculative: float) -> None:

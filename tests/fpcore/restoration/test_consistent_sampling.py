@@ -39,6 +39,7 @@ def half_known(truth: Tensor) -> tuple[Tensor, Tensor]:
     return hole, truth
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_every_step_is_a_fixed_point_of_project_after_denoise(name: str) -> None:
     schedule = log_schedule(12)

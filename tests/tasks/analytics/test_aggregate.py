@@ -311,6 +311,7 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes({"empty": b"", "garbage": b"PAR1" + bytes(50), "cut": path.read_bytes()[:-40]}[kind])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["newer", "foreign", "empty", "garbage", "cut"])
 def test_what_is_no_shard_is_named_and_left_out(copy: Path, tmp_path: Path, kind: str) -> None:
     first, second, third = sorted(copy.glob("shards/*.parquet"))

@@ -160,6 +160,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_orientation_is_honoured_wherever_it_stands_and_never_twice(name: str) -> None:
     original = decode_photo(ELSEWHERE[name])

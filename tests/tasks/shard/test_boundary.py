@@ -91,6 +91,7 @@ def test_whatever_is_raised_over_one_photo_is_its_row(
     assert len(bad["error_message"]) > 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [StoreUnavailable("down"), Cancelled("stop"), torch.OutOfMemoryError("full")])
 def test_what_is_no_photos_fault_stops_the_shard(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -16,6 +16,7 @@ from tests.tasks.shard.test_boundary import committed
 KINDS: tuple[HazeWeights, ...] = ("research", "free")
 
 
+@pytest.mark.long
 def test_each_has_its_own_answer_and_its_own_digest(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     clear = dict(clear_photographs())["china"].astype(float)

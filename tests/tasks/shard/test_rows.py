@@ -90,6 +90,7 @@ def test_an_outage_while_measuring_is_tried_again_and_not_committed(
     assert all("psnr_output" in dict(row["metrics"]) for row in rows)
 
 
+@pytest.mark.long
 def test_a_photo_that_is_not_changed_is_the_same_file(tmp_path: Path) -> None:
     """No loss of a second JPEG encoding, no statement of ours; only metadata that is to be left out forces one."""
     (tmp_path / "in").mkdir()

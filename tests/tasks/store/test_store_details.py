@@ -139,6 +139,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
         list(open_store(str(tmp_path)).list())
 
 
+@pytest.mark.long
 def test_listing_a_large_folder_tree_needs_little_memory(tmp_path: Path) -> None:
     for folder in range(40):
         (tmp_path / f"{folder:02d}").mkdir()

@@ -303,6 +303,7 @@ def test_a_whole_output_has_no_problems(output: Path) -> None:
     assert check(str(output), expected_keys=tiny_job.keys(25)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("damage", "where", "words"),
     [

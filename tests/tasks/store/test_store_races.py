@@ -197,6 +197,7 @@ def test_a_shard_that_seems_open_is_committed_once(ledger: Ledger) -> None:
 # clocks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jump", [-10 * 365 * 86400.0, -3600.0, 3600.0, 10 * 365 * 86400.0])
 def test_checkpoints_and_retries_do_not_ask_the_clock(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, jump: float
