@@ -31,8 +31,8 @@ EPS = 1e-3
 GRAIN = 0.012
 """Standard deviation of luma that a flat part may show after restoration."""
 TINT, TINT_RADIUS = 0.006, 4
-"""Standard deviation of the colour differences R − Y and B − Y that a flat part may show after restoration, within windows of
-so many pixels of the map: what is more are the blocks of JPEG in a pale sky, and they turn pink and blue."""
+"""What the colour differences R − Y and B − Y may vary by in a flat part after restoration, from their means in windows of so many
+pixels of the map: what is more are the blocks of JPEG in a pale sky, and they turn pink and blue."""
 FLAT, TEXTURED = 0.006, 0.015
 """Local standard deviation of luma between which flat passes into textured, where the gain is not held back."""
 NEAR_AIRLIGHT = 0.15
@@ -86,13 +86,16 @@ def _limits(e: HazeEstimate, texture: Tensor) -> Tensor:
 
 
 def tint_of_flat_parts(picture: Tensor, flat: Tensor) -> float:
-    """Local standard deviation of the colour differences R − Y and B − Y, together, of a picture (3, h, w) where it is ``flat``
-    (h, w) bool: what three quarters of these places stay below, so that one limit holds for a sky and leaves no patches in it.
+    """How much the colour differences R − Y and B − Y, together, of a picture (3, h, w) vary from their means in windows, inside
+    where it is ``flat`` (h, w) bool: what three quarters of these places stay below, so that one limit holds for a sky and leaves
+    no patches in it. A sky that turns blue little by little does not vary: the means turn with it.
     """
+    side = 2 * TINT_RADIUS + 1
+    inside = F.max_pool2d((~flat)[None].float(), side, stride=1, padding=TINT_RADIUS)[0] == 0
     differences = (picture[[0, 2]] - luma(picture)).double()
-    mean = box_mean(differences, TINT_RADIUS)
-    spread = (box_mean(differences.square(), TINT_RADIUS) - mean.square()).clamp_min(0).sum(0).sqrt()
-    return float(spread[flat].quantile(0.75)) if bool(flat.any()) else 0.0
+    differences = differences - box_mean(differences, TINT_RADIUS)
+    spread = box_mean(differences.square(), TINT_RADIUS).sum(0).sqrt()
+    return float(spread[inside].quantile(0.75)) if bool(inside.any()) else 0.0
 
 
 def even_restoration(e: HazeEstimate) -> Restoration:

@@ -119,3 +119,17 @@ def test_a_pale_sky_with_the_blocks_of_jpeg_gets_no_colours_and_what_is_beneath_
     assert colourful(cleared[:, :56]) < 1.5 * colourful(picture[:, :56])
     assert colourful(cleared[:, 80:]) > 4 * colourful(picture[:, 80:])
     assert float(plan.most_tint[:56].std()) < 1e-6, "one limit for a sky: no patches"
+
+
+def test_a_sky_that_turns_blue_little_by_little_turns_as_evenly_when_it_is_cleared() -> None:
+    """No band of deep blue where a limit of colour would end."""
+    height = torch.linspace(1, 0, 96)[:, None].expand(96, 128)
+    sky = torch.stack([0.9 - 0.35 * height, 0.9 - 0.2 * height, 0.9 - 0.05 * height])
+    sky = (sky * 255).round() / 255
+    there = torch.ones(96, 128)
+    e = HazeEstimate(sky, 0.6 * there, 0.3 * there, torch.full((3,), 0.9), there, 0.3, 3)
+    cleared = restore_picture(plan_restoration(e, torch.full((96, 128), 0.003)), sky)
+    rows = (cleared[2] - cleared[0]).mean(1)
+    steps = (rows[:-8] - rows[8:])[8:-8]
+    assert float(steps.max()) < 1.3 * float(steps.median())
+    assert float(steps.min()) > 0.7 * float(steps.median())
