@@ -28,7 +28,7 @@ RADIUS = 12
 """Of the windows, in pixels of the map."""
 EPS = 1e-3
 """Variance of colour below which a window has no edge to follow."""
-GRAIN = 0.012
+GRAIN = 0.006
 """Standard deviation of luma that a flat part may show after restoration."""
 TINT, TINT_RADIUS = 0.006, 4
 """What the colour differences R − Y and B − Y may vary by in a flat part after restoration, from their means in windows of so many
@@ -37,6 +37,8 @@ FLAT, TEXTURED = 0.006, 0.015
 """Local standard deviation of luma between which flat passes into textured, where the gain is not held back."""
 NEAR_AIRLIGHT = 0.15
 """Difference from the airlight up to which a flat part may be haze before nothing; further off it shows something."""
+BRIGHTER = 0.05
+"""How much brighter than the airlight a flat part that is brighter may become: a sky is airlight itself, brighter there."""
 LEAST_SPREAD = 0.2
 """Added to the network's spread of τ (in squares): what is surest may not outweigh its whole surroundings."""
 BAND_PIXELS = 1 << 15
@@ -67,16 +69,30 @@ class Restoration:
 def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = False) -> Restoration:
     """From an estimate and the photograph's local standard deviation of luma ``texture`` (h, w), of the estimate's size."""
     certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
-    (depth,) = fit_along_edges(e.picture, (e.tau * e.evidence)[None], certainty / certainty.mean().clamp_min(1e-6))
+    tau = thinned_without_glare(e, texture) * e.evidence
+    (depth,) = fit_along_edges(e.picture, tau[None], certainty / certainty.mean().clamp_min(1e-6))
     most_gain, most_tint = box_mean(_limits(e, texture).double(), 3).float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, most_tint, e.airlight, balance)
 
 
+def thinned_without_glare(e: HazeEstimate, texture: Tensor) -> Tensor:
+    """τ (h, w), thinned in flat parts that are brighter than the airlight so that they become ``BRIGHTER`` than it at most:
+    t ≥ (Y(I) − Y(A)) / ``BRIGHTER``. Beyond that they stay as they are."""
+    brighter = (luma(e.picture) - luma(e.airlight.view(3, 1, 1))) / BRIGHTER
+    most = torch.where(brighter > 0, -torch.log(brighter.clamp(1e-6, 1)), torch.inf)
+    return torch.lerp(torch.minimum(e.tau, most.to(e.tau)), e.tau, _textured(texture))
+
+
+def _textured(texture: Tensor) -> Tensor:
+    """From 0 where flat to 1 where textured, of local standard deviations of luma."""
+    return ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
+
+
 def _limits(e: HazeEstimate, texture: Tensor) -> Tensor:
     """The largest gains of luma and of colour (2, h, w): held back in flat parts that are near the airlight."""
     most = 1 / LEAST_TRANSMISSION
-    textured = ((texture - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
+    textured = _textured(texture)
     apart = (e.picture - e.airlight.view(3, 1, 1)).abs().amax(0) / NEAR_AIRLIGHT
     gain = (GRAIN / texture.clamp_min(1e-4)).clamp(1, most)
     tint = min(max(TINT / max(tint_of_flat_parts(e.picture, (textured < 0.5) & (e.evidence > 0)), 1e-4), 1), most)

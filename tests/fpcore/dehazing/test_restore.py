@@ -133,3 +133,17 @@ def test_a_sky_that_turns_blue_little_by_little_turns_as_evenly_when_it_is_clear
     steps = (rows[:-8] - rows[8:])[8:-8]
     assert float(steps.max()) < 1.3 * float(steps.median())
     assert float(steps.min()) > 0.7 * float(steps.median())
+
+
+def test_a_sky_that_is_brighter_than_the_airlight_does_not_glare() -> None:
+    """It stays as it is, and gets no edge; what is textured and bright, a white wall, is cleared as before."""
+    bright = torch.linspace(0.75, 0.5, 96)[:, None].expand(96, 128)
+    picture, there = bright.expand(3, 96, 128).contiguous(), torch.ones(96, 128)
+    e = HazeEstimate(picture, 1.2 * there, 0.3 * there, torch.full((3,), 0.55), there, 0.3, 3)
+    cleared = restore_picture(plan_restoration(e, torch.full((96, 128), 0.001)), picture)
+    above = picture[0, :, 64] > 0.62
+    assert float((cleared - picture)[:, above].abs().max()) < 0.04
+    rows = cleared[0, :, 64]
+    assert bool((rows[1:] <= rows[:-1] + 1e-3).all()), "darker row by row, as the sky is"
+    wall = restore_picture(plan_restoration(e, torch.full((96, 128), 0.05)), picture)
+    assert float(wall[0, 0, 64]) > 1.0
