@@ -69,14 +69,14 @@ class Restoration:
 def plan_restoration(e: HazeEstimate, texture: Tensor, *, white_balance: bool = False) -> Restoration:
     """From an estimate and the photograph's local standard deviation of luma ``texture`` (h, w), of the estimate's size."""
     certainty = e.evidence / (e.spread.square() + LEAST_SPREAD**2)
-    tau = thinned_without_glare(e, texture) * e.evidence
+    tau = _without_glare(e, texture) * e.evidence
     (depth,) = fit_along_edges(e.picture, tau[None], certainty / certainty.mean().clamp_min(1e-6))
     most_gain, most_tint = box_mean(_limits(e, texture).double(), 3).float()
     balance = e.airlight.mean() / e.airlight if white_balance else torch.ones(3)
     return Restoration(depth, most_gain, most_tint, e.airlight, balance)
 
 
-def thinned_without_glare(e: HazeEstimate, texture: Tensor) -> Tensor:
+def _without_glare(e: HazeEstimate, texture: Tensor) -> Tensor:
     """τ (h, w), thinned in flat parts that are brighter than the airlight so that they become ``BRIGHTER`` than it at most:
     t ≥ (Y(I) − Y(A)) / ``BRIGHTER``. Beyond that they stay as they are."""
     brighter = (luma(e.picture) - luma(e.airlight.view(3, 1, 1))) / BRIGHTER
